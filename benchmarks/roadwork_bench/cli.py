@@ -1,0 +1,54 @@
+"""`roadwork-bench`: record scores, fit the policy, and say how right and how fast the cascade is."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "record": "score every image once with every stage, into a table",
+    "fit": "fit the policy to a table, and report it on groups it was not fitted on",
+    "accuracy": "how right the cascade is on labelled images or a table",
+    "overhead": "a whole request against a bare loop of the same models",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 1 some images could not be used, 2 the command cannot run."""
+    from roadwork_bench.about import command_line
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="roadwork-bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        # Only the chosen command's module is loaded: not every installation has every package.
+        chosen = commands.add_parser(name, help=text, description=text)
+        if name in given[:1]:
+            importlib.import_module(f"roadwork_bench.{name}").add_arguments(chosen)
+    parsed = parser.parse_args(given)
+    try:
+        return int(importlib.import_module(f"roadwork_bench.{parsed.command}").run(parsed, command_line(given)))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not _expected(error):
+            raise
+        print(f"roadwork-bench {parsed.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _expected(error: Exception) -> bool:
+    """Errors whose message says what to do; others are bugs and show where they happened."""
+    from roadwork_cascade.engine import CascadeError
+    from roadwork_cascade.policy import PolicyError
+    from roadwork_deploy.errors import DeployError
+
+    from roadwork_bench.errors import BenchError
+
+    return isinstance(error, (BenchError, CascadeError, DeployError, PolicyError, OSError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""`roadwork-bench record`: every stage's raw answer to every image, once, into a table that continues."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from roadwork_cascade.engine import INVALID_IMAGE, EngineError, ModelUnavailable
+from roadwork_cascade.taxonomy import load_taxonomy
+
+from roadwork_bench.about import CHECKOUT, about
+from roadwork_bench.blobs import count_blobs
+from roadwork_bench.dataset import Photograph, read_dataset
+from roadwork_bench.folds import Folds, read_folds
+from roadwork_bench.inprocess import InProcessEngine, image_tensor
+from roadwork_bench.progress import Progress
+from roadwork_bench.table import Row, Table, load_table
+
+SAVE_SECONDS = 20.0
+KEPT_BOXES = 12
+DRAWN_SCORE = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="images.csv beside images, or folders roadwork/ and no_roadwork/")
+    parser.add_argument("--out", type=Path, default=Path("table.json"), help="table; continued where it exists")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which models score."""
+    parser.add_argument("--model-repository", type=Path, default=CHECKOUT / "model_repository")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="MEMBER", help="leave a member out (sign_text is slow)"
+    )
+    parser.add_argument(
+        "--folds", type=Path, help="FOLDS/folds.json and FOLDS/<k>/<member>/model.onnx: models that held groups out"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime inside an operator; 0: its own choice")
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    table = load_table(arguments.out) if arguments.out.is_file() else Table()
+    record(
+        arguments.folder,
+        table,
+        arguments.model_repository,
+        out=arguments.out,
+        without=arguments.without,
+        folds=read_folds(arguments.folds) if arguments.folds else None,
+        threads=arguments.threads,
+        command=command,
+    )
+    failed = [row for row in table.rows if row.error]
+    print(f"{len(table.usable)} images with scores of {', '.join(table.kinds)} in {arguments.out}")
+    for row in failed:
+        print(f"not usable: {row.file}: {row.error}")
+    return 1 if failed else 0
+
+
+def record(
+    folder: Path,
+    table: Table,
+    repository: Path,
+    *,
+    out: Path | None = None,
+    without: Collection[str] = (),
+    folds: Folds | None = None,
+    threads: int = 0,
+    command: str = "",
+) -> None:
+    """Fill the table with what it lacks; answers of a model whose file has changed since count as lacking.
+
+    Rows of images that the folder no longer lists stay out. The table is saved to `out` every now and then and at the
+    end, also when interrupted.
+    """
+    photographs = read_dataset(folder)
+    rows = _rows(photographs, table, folds)
+    with InProcessEngine(repository, threads=threads) as final:
+        kinds = {name: kind for name, kind in final.members().items() if name not in without}
+    table.rows = rows
+    # Members that are left out now may have been recorded before.
+    known = set(table.kinds)
+    table.kinds = {**table.kinds, **kinds}
+    table.about = about(command)
+    progress = Progress(len(rows), "recorded")
+    saved = time.monotonic()
+    try:
+        for fold in sorted({row.fold for row in rows}, key=lambda fold: fold or ""):
+            files = folds.files(fold) if folds and fold is not None else {}
+            with InProcessEngine(repository, files=files, threads=threads) as engine:
+                for row in rows:
+                    if row.fold != fold:
+                        continue
+                    _score(row, folder, engine, kinds)
+                    progress.step()
+                    if out is not None and time.monotonic() - saved > SAVE_SECONDS:
+                        table.save(out)
+                        saved = time.monotonic()
+    finally:
+        scored = {name for row in rows for name in row.scores}
+        table.kinds = {name: kind for name, kind in table.kinds.items() if name in scored | known}
+        if out is not None:
+            table.save(out)
+
+
+def _rows(photographs: list[Photograph], table: Table, folds: Folds | None) -> list[Row]:
+    """A row a photograph, those of the table where it has them, with the labels that the folder gives now."""
+    before = {row.file: row for row in table.rows}
+    rows = []
+    for photograph in photographs:
+        row = before.get(photograph.file) or Row(photograph.file, photograph.roadwork, photograph.group, "")
+        row.roadwork, row.group = photograph.roadwork, photograph.group
+        row.source, row.publishable = photograph.source, photograph.publishable
+        row.fold = folds.of.get(photograph.group) if folds else None
+        rows.append(row)
+    return rows
+
+
+def _score(row: Row, folder: Path, engine: InProcessEngine, kinds: Mapping[str, str]) -> None:
+    wanted = [name for name in kinds if row.models.get(name) != engine.digest(name)]
+    if row.error is None and not wanted and row.geometry:
+        return
+    image = image_tensor((folder / row.file).read_bytes())
+    try:
+        decoded, row.ms["decode"] = _timed(engine, "decode", {"image": image})
+    except EngineError as error:
+        if INVALID_IMAGE not in str(error):
+            raise
+        row.error = str(error).partition(INVALID_IMAGE)[2]
+        return
+    row.error = None
+    geometry = decoded["geometry"][0]
+    row.geometry = [round(float(value), 5) for value in geometry]
+    row.size = [int(geometry[0]), int(geometry[1])]
+    row.blobs = count_blobs(without_letterbox(decoded["canvas"][0], geometry))
+    for name in wanted:
+        inputs = {"image": image[0]} if kinds[name] == "text" else {"canvas": decoded["canvas"]}
+        try:
+            answer, row.ms[name] = _timed(engine, name, inputs)
+        except ModelUnavailable:
+            raise
+        except EngineError:
+            # A member that fails on one image is missing there, which is what the cascade would see.
+            row.scores.pop(name, None)
+            row.models.pop(name, None)
+            continue
+        _keep(row, name, kinds[name], answer)
+        row.models[name] = engine.digest(name)
+
+
+def _timed(engine: InProcessEngine, model: str, inputs: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    start = time.perf_counter()
+    answer = engine.run(model, inputs)
+    return answer, round((time.perf_counter() - start) * 1000, 2)
+
+
+def _keep(row: Row, name: str, kind: str, answer: dict[str, np.ndarray]) -> None:
+    """The raw score as the cascade reads it, and a summary of the evidence."""
+    if kind == "boxes":
+        boxes, row.counts[name], strength = _strongest(answer, row.geometry)
+        row.boxes[name] = boxes
+        row.scores[name] = round(strength, 6)
+        return
+    row.scores[name] = round(float(answer["presence"].reshape(-1)[0]), 6)
+    if kind == "text":
+        row.words = json.loads(answer["words"].reshape(-1)[0])
+
+
+def _strongest(answer: dict[str, np.ndarray], geometry: list[float]) -> tuple[list[list[float]], int, float]:
+    evidence = np.array(load_taxonomy().evidence)
+    scores, classes = answer["scores"].reshape(-1).astype(float), answer["classes"].reshape(-1)
+    seen = np.flatnonzero((scores > 0) & (classes >= 0))
+    strength = scores[seen] * evidence[classes[seen]]
+    order = seen[np.argsort(-strength, kind="stable")][:KEPT_BOXES]
+    _, _, scale, left, top = geometry
+    xyxy = (answer["boxes"].reshape(-1, 4)[order] - np.array([left, top, left, top])) / scale
+    kept: list[list[Any]] = [
+        [int(classes[k]), round(float(scores[k]), 6), *(round(float(v), 1) for v in box)]
+        for k, box in zip(order, xyxy, strict=True)
+    ]
+    return kept, int((scores[seen] >= DRAWN_SCORE).sum()), float(strength.max(initial=0.0))
+
+
+def without_letterbox(canvas: np.ndarray, geometry: np.ndarray) -> np.ndarray:
+    width, height, scale, left, top = (float(value) for value in geometry)
+    x, y = round(left), round(top)
+    return canvas[y : y + max(1, round(height * scale)), x : x + max(1, round(width * scale))]

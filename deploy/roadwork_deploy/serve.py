@@ -1,0 +1,67 @@
+"""From a profile and a repository to a server that is ready to start, with everything checked that can be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roadwork_deploy.embedded import check_platform
+from roadwork_deploy.errors import RepositoryError
+from roadwork_deploy.profile import Profile, load_profile
+from roadwork_deploy.repository import Model, check_files, read_config, read_models
+from roadwork_deploy.server import EmbeddedServer
+from roadwork_deploy.wire import pending
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that has not been started, and what it will serve: name -> (model, configuration of the profile)."""
+
+    server: EmbeddedServer
+    profile: Profile
+    models: Mapping[str, tuple[Model, Any]]
+
+
+def prepare(repository: str | Path, profile: str | Profile = "cpu", **settings: Any) -> Served:
+    """Check profile, repository and files, and make the server of them.
+
+    Args:
+        repository: folder of models.
+        profile: name of one, or one that was read.
+        settings: of `EmbeddedServer`, such as ports, host, timeouts.
+
+    Raises:
+        DeployError: one line that says what to do.
+    """
+    check_platform()
+    repository = Path(repository).resolve()
+    chosen = load_profile(profile) if isinstance(profile, str) else profile
+    models = read_models(repository)
+    plan = list(chosen.plan(models))
+    changes = pending(repository, [chosen])
+    if changes:
+        names = ", ".join(str(change.path.relative_to(repository)) for change in changes[:3])
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        raise RepositoryError(
+            f"folders and profile {chosen.name} disagree with {names}{more}; run: roadwork-deploy wire"
+        )
+    check_files(models, plan)
+    served = {name: (models[name], _config(models[name], chosen.config_name)) for name in plan}
+    instances = sum(group.count for _, config in served.values() for group in config.instance_group)
+    server = EmbeddedServer(
+        repository,
+        plan,
+        config_name=chosen.config_name,
+        probes=chosen.entries,
+        budget=dataclasses.replace(chosen.budget, instances=instances),
+        **settings,
+    )
+    return Served(server, chosen, served)
+
+
+def _config(model: Model, config_name: str) -> Any:
+    path = model.folder / "configs" / f"{config_name}.pbtxt"
+    return read_config(path) if path.exists() else model.config
