@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
-from sklearn.metrics import matthews_corrcoef
 
 from roadwork_bench.calibration import fit_constant, fit_slope_and_shift
 from roadwork_bench.replay import Replay, replay, unbounded
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
-from roadwork_bench.statistics import error_rate_upper
+from roadwork_bench.statistics import error_rate_upper, mcc_from_rates
 
 GRID = pool.sigmoid(np.linspace(-7, 7, 281))
 """Candidates of thresholds and bounds: evenly spaced in the logit, as most decisions are made near 0 and 1."""
@@ -67,7 +66,10 @@ def best_threshold(labels: NDArray, probabilities: NDArray, weights: NDArray) ->
 
     1/2 is where calibrated probabilities of balanced classes are cut best, so it is what a small sample is shrunk to.
     """
-    scores = np.array([matthews_corrcoef(labels, probabilities >= cut, sample_weight=weights) for cut in GRID])
+    said = probabilities[:, np.newaxis] >= GRID
+    positive, negative = weights * (labels == 1), weights * (labels == 0)
+    fpr, fnr = negative @ said / negative.sum(), positive @ ~said / positive.sum()
+    scores = mcc_from_rates(positive.sum() / weights.sum(), fpr, fnr)
     good = GRID[scores >= scores.max() - TOLERANCE]
     return float(good[np.argmin(np.abs(pool.logit(good)))])
 

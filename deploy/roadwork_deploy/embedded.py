@@ -50,6 +50,8 @@ def assemble(cache: Path | None = None) -> Embedded:
         PlatformError: wrong platform or Python, or a package is missing.
     """
     check_platform()
+    if not BACKENDS.is_dir():
+        raise PlatformError(f"{BACKENDS} is missing; install the checkout in place: pip install -e '.[serve]'")
     wheel = _wheel()
     triton = wheel / "pytriton" / "tritonserver"
     stub = (

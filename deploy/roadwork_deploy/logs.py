@@ -8,7 +8,17 @@ from pathlib import Path
 LOAD = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<error>.*?)\"?$")
 INVALID = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<error>.*?)\"?$")
 PREFIX = re.compile(r"^[EF]\d{4} [\d:.]+ +\d+ [^\]]*\] *\"?(?P<text>.*?)\"?$")
-CODES = re.compile(r"^(Internal|Invalid argument|Unavailable|Not found|Unsupported|Already exists): ")
+LOGGED = re.compile(r"^[IWEFV]\d{4} ")
+CODES = re.compile(r"^(Internal|Invalid argument|Unavailable|Not found|Unsupported|Already exists): (\w+Exception: )?")
+PORT = re.compile(r"failed to start (?P<name>GRPC|HTTP|Metrics) service: .*Socket '[^']*:(?P<port>\d+)' already in use")
+
+
+def port_taken(log: Path) -> str | None:
+    """What to say if tritonserver found a port taken, else None."""
+    match = PORT.search(log.read_text(errors="replace"))
+    if match is None:
+        return None
+    return f"port {match['port']} ({match['name']}) was just taken; choose another with --{match['name'].lower()}-port"
 
 
 def reasons(log: Path) -> list[str]:
@@ -30,12 +40,12 @@ def reasons(log: Path) -> list[str]:
 
 
 def _joined(text: str, following: list[str]) -> str:
-    """A Python error goes on over lines without a log prefix; its last line of text is the message's end."""
-    rest = []
+    """One line of an error: its own lines (escaped, or without a log prefix) up to where a traceback begins."""
+    lines = text.replace("\\n", "\n").replace('\\"', '"').splitlines()
     for line in following[:40]:
-        if not line.strip() or re.match(r"^[IWEFV]\d{4} ", line) or line.startswith("+--"):
+        if not line.strip() or LOGGED.match(line) or line.startswith("+--"):
             break
-        rest.append(line.strip())
+        lines.append(line)
     # A traceback names places, not causes: keep what stands before it.
-    cut = next((i for i, line in enumerate(rest) if line.startswith(("At:", "Traceback"))), len(rest))
-    return " ".join([text.strip(), *rest[:cut]]).strip().strip('"')
+    cut = next((i for i, line in enumerate(lines) if line.startswith(("At:", "Traceback"))), len(lines))
+    return " ".join(line.strip() for line in lines[:cut] if line.strip()).strip('" ')

@@ -17,7 +17,7 @@ from typing import Any
 
 from roadwork_deploy import logs
 from roadwork_deploy.embedded import Embedded, assemble
-from roadwork_deploy.errors import PlatformError, RepositoryError, StartError
+from roadwork_deploy.errors import PlatformError, PortTakenError, RepositoryError, StartError
 from roadwork_deploy.ports import Ports, choose_ports
 from roadwork_deploy.probe import probe
 from roadwork_deploy.repository import is_complete
@@ -26,6 +26,7 @@ from roadwork_deploy.supervisor import remove_shared_memory
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 POLL_SECONDS = 0.05
+ATTEMPTS = 3
 
 
 class EmbeddedServer:
@@ -163,15 +164,22 @@ class EmbeddedServer:
         self._check_repository()
         sweep()
         self.budget.check()
-        self._ports = choose_ports(self.host, *self._wanted_ports)
         deadline = time.monotonic() + self.startup_timeout
-        try:
-            self._launch(embedded)
-            self._await_ready(deadline)
-        except BaseException:
-            self.close(keep_log=True)
-            raise
-        return self
+        for attempt in range(1, ATTEMPTS + 1):
+            self._ports = choose_ports(self.host, *self._wanted_ports)
+            try:
+                self._launch(embedded)
+                self._await_ready(deadline)
+                return self
+            except PortTakenError:
+                # Between choosing a free port and binding it another program may be quicker.
+                self.close()
+                if attempt == ATTEMPTS or None not in self._wanted_ports:
+                    raise
+            except BaseException:
+                self.close(keep_log=True)
+                raise
+        raise AssertionError("unreachable")
 
     def close(self, *, keep_log: bool = False) -> None:
         """Let requests in flight finish for `drain` seconds, then end every process. Safe to call twice."""
@@ -287,6 +295,7 @@ class EmbeddedServer:
                 if left <= 0:
                     raise self._late(f"waiting for {model} to answer")
                 probe(client, model, left)
+            self._check_ports()  # a metrics port that is taken does not keep the rest from answering
         finally:
             client.close()
 
@@ -295,6 +304,7 @@ class EmbeddedServer:
 
         while True:
             if not self.running:
+                self._check_ports()
                 raise StartError(self._why())
             left = deadline - time.monotonic()
             if left <= 0:
@@ -305,6 +315,11 @@ class EmbeddedServer:
             except InferenceServerException:
                 pass  # not listening yet
             time.sleep(POLL_SECONDS)
+
+    def _check_ports(self) -> None:
+        taken = logs.port_taken(self.log_path)
+        if taken is not None:
+            raise PortTakenError(taken)
 
     def _why(self) -> str:
         found = logs.reasons(self.log_path)

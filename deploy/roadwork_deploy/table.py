@@ -26,11 +26,12 @@ def show_server(served: Served, seconds: float, console: Console | None = None) 
         table.add_row(name, _kind(model), model.backend, _instances(config), _device(config), state)
     console.print(table)
     server = served.server
-    console.print(
-        f"gRPC {server.grpc_url}   HTTP http://{server.http_url}   metrics {server.metrics_url}", highlight=False
-    )
-    console.print(f"log {server.log_path}", highlight=False, soft_wrap=True)
-    console.print(f"ready after {seconds:.1f} s; Ctrl-C stops all of it", highlight=False)
+    for line in (
+        f"gRPC {server.grpc_url}   HTTP http://{server.http_url}   metrics {server.metrics_url}",
+        f"log {server.log_path}",
+        f"ready after {seconds:.1f} s; Ctrl-C stops all of it",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _ready(served: Served) -> set[str]:

@@ -53,7 +53,8 @@ def detections(session: onnxruntime.InferenceSession, photo: Photo, image_id: in
 
 def truth(photos: list[Photo]) -> COCO:
     """Photographs and their boxes as a COCO data set; category ids are taxonomy ids plus 1."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, photo in enumerate(photos):
         images.append({"id": image_id, "width": photo.image.shape[1], "height": photo.image.shape[0]})
         for box, c in zip(photo.boxes, photo.classes, strict=True):

@@ -11,13 +11,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .trunk import CSP, Backbone, Conv, DepthwiseConv, TopDown, upsample
+from .trunk import CSP, Backbone, Conv, DepthwiseConv, TopDown, prediction, upsample
 
 STRIDE = 4
 
 
 class CenterNetNano(nn.Module):
-    """[B, 3, H, W] BGR 0 to 255 -> centre logits [B, C, H/4, W/4] and left, top, right, bottom in pixels [B, 4, H/4, W/4]."""
+    """[B, 3, H, W] BGR 0 to 255 -> centre logits [B, C, H/4, W/4] and sides' distances [B, 4, H/4, W/4].
+
+    The distances are to the left, top, right and bottom of the cell's middle, in pixels.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -25,10 +28,8 @@ class CenterNetNano(nn.Module):
         self.top_down = TopDown()
         self.reduce = Conv(64, 32)
         self.p2 = CSP(64, 64)
-        self.heat = nn.Sequential(DepthwiseConv(64, 64), nn.Conv2d(64, classes, 1))
-        self.sides = nn.Sequential(DepthwiseConv(64, 64), nn.Conv2d(64, 4, 1))
-        nn.init.constant_(self.heat[-1].bias, -math.log(99.0))
-        nn.init.constant_(self.sides[-1].bias, math.log(10.0))
+        self.heat = nn.Sequential(DepthwiseConv(64, 64), prediction(64, classes, prior=0.01))
+        self.sides = nn.Sequential(DepthwiseConv(64, 64), prediction(64, 4, bias=math.log(10.0)))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         c2, c3, c4, c5 = self.backbone(image)

@@ -38,9 +38,10 @@ def start_from_coco(network: nn.Module, path: Path, images: Tensor) -> int:
     expecting = True
 
     def load(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> bool:
-        weight, bias = next(convolutions, (None, None))
-        if weight is None or tuple(weight.shape) != tuple(conv.weight.shape):
+        pair = next(convolutions, None)
+        if pair is None or pair[0].shape != tuple(conv.weight.shape):
             return False
+        weight, bias = pair
         conv.weight.copy_(torch.from_numpy(weight.copy()))
         y = conv(x)
         mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)

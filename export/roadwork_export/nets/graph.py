@@ -127,7 +127,9 @@ class Form:
 DETECTOR_OUTPUTS = ("boxes", "scores", "classes")
 FORMS = {
     "yolox_nano": Form(YoloxNano, YoloxGraph, DETECTOR_OUTPUTS, "YOLOX-nano, anchor-free boxes on strides 8 to 32"),
-    "centernet_nano": Form(CenterNetNano, CenterNetGraph, DETECTOR_OUTPUTS, "CenterNet, a heat map of centres at stride 4"),
+    "centernet_nano": Form(
+        CenterNetNano, CenterNetGraph, DETECTOR_OUTPUTS, "CenterNet, a heat map of centres at stride 4"
+    ),
     "scene": Form(SceneNano, SceneGraph, ("presence",), "scene model, pooled local evidence at half size"),
 }
 

@@ -6,12 +6,10 @@ the camera: it must point at something.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from .trunk import Backbone, DepthwiseConv, TopDown
+from .trunk import Backbone, DepthwiseConv, TopDown, prediction
 
 STRONGEST = 4
 
@@ -23,10 +21,9 @@ class SceneNano(nn.Module):
         super().__init__()
         self.backbone = Backbone()
         self.top_down = TopDown()
-        self.evidence = nn.Sequential(DepthwiseConv(64, 64), nn.Conv2d(64, 1, 1))
+        self.evidence = nn.Sequential(DepthwiseConv(64, 64), prediction(64, 1, prior=0.05))
         self.scale = nn.Parameter(torch.tensor(1.0))
         self.shift = nn.Parameter(torch.tensor(0.0))
-        nn.init.constant_(self.evidence[-1].bias, -math.log(19.0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         half = nn.functional.avg_pool2d(image, 2)

@@ -6,8 +6,19 @@ can copy its weights by position.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+
+def prediction(inputs: int, outputs: int, prior: float | None = None, bias: float = 0.0) -> nn.Conv2d:
+    """A 1x1 convolution with a bias; with `prior` its sigmoid starts there, as focal-loss heads do."""
+    layer = nn.Conv2d(inputs, outputs, 1)
+    start = math.log(prior / (1 - prior)) if prior is not None else bias
+    with torch.no_grad():
+        layer.bias.fill_(start)  # type: ignore[union-attr]
+    return layer
 
 
 class Conv(nn.Sequential):

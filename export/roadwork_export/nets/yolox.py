@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from .trunk import Backbone, BottomUp, Conv, DepthwiseConv, TopDown
+from .trunk import Backbone, BottomUp, Conv, DepthwiseConv, TopDown, prediction
 
 STRIDES = (8, 16, 32)
 
@@ -19,12 +17,10 @@ class Level(nn.Module):
         super().__init__()
         self.stem = Conv(inputs, 64)
         self.cls_convs = nn.Sequential(DepthwiseConv(64, 64), DepthwiseConv(64, 64))
-        self.cls_pred = nn.Conv2d(64, classes, 1)
+        self.cls_pred = prediction(64, classes, prior=0.01)
         self.reg_convs = nn.Sequential(DepthwiseConv(64, 64), DepthwiseConv(64, 64))
-        self.reg_pred = nn.Conv2d(64, 4, 1)
-        self.obj_pred = nn.Conv2d(64, 1, 1)
-        for layer in (self.cls_pred, self.obj_pred):
-            nn.init.constant_(layer.bias, -math.log(99.0))  # a prior of 1%, as focal-loss heads start
+        self.reg_pred = prediction(64, 4)
+        self.obj_pred = prediction(64, 1, prior=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

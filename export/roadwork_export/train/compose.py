@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -58,7 +59,9 @@ class Composer:
 
     def __init__(self, photos: Photos) -> None:
         if not photos.annotated or not photos.empty:
-            raise ValueError("training needs annotated frames and streets without roadwork; none are left in these groups")
+            raise ValueError(
+                "training needs annotated frames and streets without roadwork; none are left in these groups"
+            )
         self.photos = photos
         self.taxonomy = load_taxonomy()
         self.evidence = np.array([c.evidence for c in self.taxonomy.classes], np.float32)
@@ -104,7 +107,9 @@ class Composer:
 
     def _rendered(self, rng: np.random.Generator) -> Picture:
         width = int(rng.choice([480, 640]))
-        scene = render_scene(rng, roadwork=bool(rng.random() < 0.6), width=width, height=int(width * rng.uniform(0.55, 0.8)))
+        scene = render_scene(
+            rng, roadwork=bool(rng.random() < 0.6), width=width, height=int(width * rng.uniform(0.55, 0.8))
+        )
         return Picture(scene.image, scene.boxes.astype(np.float32), scene.classes.astype(np.int64), scene.roadwork)
 
     def sprite(self, rng: np.random.Generator, height_px: int) -> tuple[np.ndarray, int]:
@@ -135,10 +140,14 @@ class Composer:
             target = min(target, int(sprite.shape[0] * 1.8) + 4)
             scale = target / sprite.shape[0]
             size = (max(3, round(sprite.shape[1] * scale)), max(5, target))
-            resized = cv2.resize(sprite, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            resized: np.ndarray = cv2.resize(
+                sprite, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            )
             if rng.random() < 0.5:
                 resized = np.ascontiguousarray(resized[:, ::-1])
             raised = target * rng.uniform(0.6, 1.8) if class_id == self.taxonomy.by_name("ttc_sign").id else 0.0
+            if size[0] > 1.1 * width:
+                continue
             x = int(rng.uniform(-0.1 * size[0], width - 0.9 * size[0]))
             y = int(base - size[1] - raised)
             box = np.array([max(0, x), max(0, y), min(width, x + size[0]), min(height, y + size[1])], np.float32)
@@ -151,11 +160,11 @@ class Composer:
         return Picture(image, np.array(boxes, np.float32).reshape(-1, 4), np.array(classes, np.int64), True)
 
 
-def by_key(photos: list[Photo], key: object) -> list[list[Photo]]:
+def by_key(photos: list[Photo], key: Callable[[Photo], str]) -> list[list[Photo]]:
     """Photographs in lists by `key(photo)`, in a fixed order."""
     lists: dict[str, list[Photo]] = {}
     for photo in photos:
-        lists.setdefault(key(photo), []).append(photo)  # type: ignore[operator]
+        lists.setdefault(key(photo), []).append(photo)
     return [lists[name] for name in sorted(lists)]
 
 
@@ -199,20 +208,21 @@ def add_distractors(image: np.ndarray, photos: Photos, rng: np.random.Generator)
         if shape == 0:
             alpha[:] = 255
         elif shape == 1:
-            cv2.ellipse(alpha, (w // 2, h // 2), (w // 2, h // 2), 0, 0, 360, 255, -1)
+            cv2.ellipse(alpha, (w // 2, h // 2), (w // 2, h // 2), 0, 0, 360, (255,), -1)
         else:
-            cv2.fillConvexPoly(alpha, rng.integers(0, [w, h], (3, 2)).astype(np.int32), 255)
+            cv2.fillConvexPoly(alpha, rng.integers(0, [w, h], (3, 2)).astype(np.int32), (255,))
         if rng.random() < 0.6:
             other = photos.empty[int(rng.integers(len(photos.empty)))].image
             oy, ox = int(rng.integers(0, max(1, other.shape[0] - h))), int(rng.integers(0, max(1, other.shape[1] - w)))
             patch = cv2.resize(other[oy : oy + h, ox : ox + w], (w, h))
         else:
             hue = rng.integers(0, 25) if rng.random() < 0.6 else rng.integers(0, 180)
-            colour = cv2.cvtColor(np.uint8([[[hue, rng.integers(120, 255), rng.integers(80, 255)]]]), cv2.COLOR_HSV2RGB)
+            hsv = np.array([[[hue, rng.integers(120, 255), rng.integers(80, 255)]]], np.uint8)
+            colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
             shade = np.linspace(rng.uniform(0.5, 1.0), rng.uniform(0.7, 1.1), h)[:, None, None]
             patch = np.clip(np.broadcast_to(colour, (h, w, 3)) * shade + rng.normal(0, 5, (h, w, 3)), 0, 255)
             patch = patch.astype(np.uint8)
-        sprite = np.dstack([patch, cv2.GaussianBlur(alpha, (3, 3), 0)])
+        sprite = np.dstack([patch, cv2.GaussianBlur(alpha, (3, 3), 0)]).astype(np.uint8)
         paste(image, sprite, x, y, match=rng.uniform(0.1, 0.7), shadow=rng.uniform(0.0, 0.6), rng=rng)
 
 
@@ -223,10 +233,10 @@ def crop(picture: Picture, rng: np.random.Generator, strong: bool) -> Picture:
     aspect = width / height if rng.random() < 0.5 else rng.choice([0.75, 1.0, 1.0, 1.33, 1.78])
     h = min(height, width / aspect) * share
     w = h * aspect
-    x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+    x, y = rng.uniform(0, max(0.0, width - w)), rng.uniform(0, max(0.0, height - h))
     x1, y1, x2, y2 = int(x), int(y), int(min(width, x + w)), int(min(height, y + h))
     image = picture.image[y1:y2, x1:x2]
-    boxes = picture.boxes - np.array([x1, y1, x1, y1], np.float32)
+    boxes: np.ndarray = picture.boxes - np.array([x1, y1, x1, y1], np.float32)
     if rng.random() < 0.5:
         image = image[:, ::-1]
         boxes = np.stack([x2 - x1 - boxes[:, 2], boxes[:, 1], x2 - x1 - boxes[:, 0], boxes[:, 3]], 1)
@@ -263,9 +273,7 @@ def to_canvas(picture: Picture, rng: np.random.Generator, evidence: np.ndarray) 
     strong = evidence[picture.classes] >= EVIDENCE
     if (keep & strong & (seen >= 40)).any():
         presence = 1
-    elif ((seen > 0) & strong).any():
-        presence = -1
-    elif picture.roadwork and len(picture.boxes) == 0:
+    elif ((seen > 0) & strong).any() or (picture.roadwork and len(picture.boxes) == 0):
         presence = -1
     else:
         presence = 0

@@ -39,9 +39,7 @@ def yolox_loss(outputs: tuple[Tensor, Tensor, Tensor], boxes: Tensor, classes: T
     with torch.no_grad():
         points, strides = yolox.grid(yolox_side(predicted), yolox_side(predicted), predicted.device)
         centres = points + strides / 2
-        inside = (
-            (centres[None, None] > boxes[:, :, None, :2]) & (centres[None, None] < boxes[:, :, None, 2:])
-        ).all(-1)
+        inside = ((centres[None, None] > boxes[:, :, None, :2]) & (centres[None, None] < boxes[:, :, None, 2:])).all(-1)
         middle = (boxes[..., :2] + boxes[..., 2:]) / 2
         near = ((centres[None, None] - middle[:, :, None]).abs() < 2.5 * strides[None, None]).all(-1)
         allowed = (inside | near) & valid[..., None]
@@ -79,9 +77,11 @@ def yolox_side(predicted: Tensor) -> int:
     return round((predicted.shape[1] * 1024 / 21) ** 0.5)
 
 
-def centernet_targets(boxes: Tensor, classes: Tensor, valid: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+def centernet_targets(
+    boxes: Tensor, classes: Tensor, valid: Tensor, shape: torch.Size
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gaussian heat map [B, C, h, w], sides' targets [B, 4, h, w] and their weights [B, h, w] (TTFNet, section 4)."""
-    batch, count, height, width = shape
+    batch, _, height, width = shape
     stride = centernet.STRIDE
     device = boxes.device
     ys, xs = torch.arange(height, device=device).float(), torch.arange(width, device=device).float()

@@ -76,7 +76,7 @@ def assign_folds(rows: list[dict[str, str]], count: int) -> dict[str, int]:
 def cut_out(image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
     """The object in `box` as an RGBA sprite, its background made transparent by GrabCut; None where that fails."""
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = (int(round(float(v))) for v in box)
+    x1, y1, x2, y2 = (round(float(v)) for v in box)
     w, h = x2 - x1, y2 - y1
     if w < 9 or h < 12 or x1 <= 0 or y1 <= 0 or x2 >= width or y2 >= height:
         return None  # a sprite cut by the frame would teach that objects end in straight lines
@@ -93,8 +93,8 @@ def cut_out(image: np.ndarray, box: np.ndarray) -> np.ndarray | None:
     alpha = alpha[y1 - top : y2 - top, x1 - left : x2 - left]
     if alpha.mean() / 255 < 0.3:
         return None  # GrabCut lost the object
-    alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
-    return np.dstack([image[y1:y2, x1:x2], alpha])
+    soft = cv2.GaussianBlur(alpha, (3, 3), 0)
+    return np.dstack([image[y1:y2, x1:x2], soft]).astype(np.uint8)
 
 
 def load_photos(folder: Path, held_out: set[str], *, cut: bool = True) -> Photos:

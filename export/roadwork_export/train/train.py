@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from roadwork_cascade.taxonomy import load_taxonomy
@@ -57,9 +58,6 @@ class Stream(IterableDataset):
         self.seed = seed
 
     def __iter__(self) -> Iterator[Sample]:
-        import cv2
-
-        cv2.setNumThreads(1)
         info = get_worker_info()
         worker = info.id if info else 0
         n = 0
@@ -78,7 +76,11 @@ def collate(samples: list[Sample]) -> Batch:
         sizes = (s.boxes[:, 2] - s.boxes[:, 0]) * (s.boxes[:, 3] - s.boxes[:, 1])
         order = np.argsort(-sizes)[:MAX_BOXES]
         k = len(order)
-        boxes[i, :k], classes[i, :k], valid[i, :k] = torch.from_numpy(s.boxes[order]), torch.from_numpy(s.classes[order]), True
+        boxes[i, :k], classes[i, :k], valid[i, :k] = (
+            torch.from_numpy(s.boxes[order]),
+            torch.from_numpy(s.classes[order]),
+            True,
+        )
     canvas = torch.from_numpy(np.stack([s.canvas for s in samples]))
     return canvas, boxes, classes, valid, torch.tensor([s.presence for s in samples])
 
@@ -114,6 +116,8 @@ def train(recipe: Recipe, out: Path) -> None:
     With `recipe.fold` the groups of that fold are never seen. With `recipe.minutes` the run ends then at the latest,
     and the learning rate falls by whichever of steps and minutes is further gone.
     """
+    # Workers are forked: OpenCV's thread pool, once started, would hang in every one of them.
+    cv2.setNumThreads(0)
     torch.manual_seed(recipe.seed)
     device = torch.device(recipe.device)
     data = Path(recipe.data)
@@ -128,7 +132,9 @@ def train(recipe: Recipe, out: Path) -> None:
     first = next(batches)[0].permute(0, 3, 1, 2).flip(1).float()
     nets = networks()
     for name, net in nets.items():
-        print(f"{name}: {start_from_coco(net, Path(recipe.coco), first[:8])} convolutions from COCO weights", flush=True)
+        print(
+            f"{name}: {start_from_coco(net, Path(recipe.coco), first[:8])} convolutions from COCO weights", flush=True
+        )
         net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     averages = {name: Average(net, recipe.ema) for name, net in nets.items()}
     optimisers = {
@@ -169,7 +175,10 @@ def train(recipe: Recipe, out: Path) -> None:
         step += 1
         if step % 200 == 0 or step == recipe.steps:
             losses = "  ".join(f"{n} {v:.3f}" for n, v in sums.items())
-            print(f"step {step}/{recipe.steps}  {(time.monotonic() - began) / 60:.1f} min  rate {rate:.1e}  {losses}", flush=True)
+            print(
+                f"step {step}/{recipe.steps}  {(time.monotonic() - began) / 60:.1f} min  rate {rate:.1e}  {losses}",
+                flush=True,
+            )
             if any(not math.isfinite(v) for v in sums.values()):
                 raise FloatingPointError("a loss is not finite: lower the rate")
     out.mkdir(parents=True, exist_ok=True)

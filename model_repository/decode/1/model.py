@@ -13,6 +13,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from decoding import InvalidImage, Limits, decode_image
 
+Decoded = tuple[np.ndarray, np.ndarray]
+"""canvas and geometry."""
+
 
 class TritonPythonModel:
     """`image` STRING [b, 1] to `canvas` UINT8 [b, 640, 640, 3] and `geometry` FP32 [b, 5]."""
@@ -37,23 +40,31 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self.pool.shutdown()
 
-    def _decode(self, image: bytes) -> tuple[np.ndarray, np.ndarray] | InvalidImage:
+    def _decode(self, image: bytes) -> Decoded | Exception:
         try:
             return decode_image(image, limits=self.limits)
-        except InvalidImage as error:
+        except Exception as error:  # whatever it is, it must not reach the other requests of the batch
             return error
 
     @staticmethod
-    def _respond(results: list[tuple[np.ndarray, np.ndarray] | InvalidImage]) -> Any:
+    def _respond(results: list[Decoded | Exception]) -> Any:
         """One request's response: an image that cannot be used fails its own request only."""
+        decoded: list[Decoded] = []
         for index, result in enumerate(results):
-            if isinstance(result, InvalidImage):
-                which = f"image {index} of {len(results)}: " if len(results) > 1 else ""
-                error = pb_utils.TritonError(f"INVALID_IMAGE: {which}{result}", pb_utils.TritonError.INVALID_ARG)
-                return pb_utils.InferenceResponse(error=error)
-        decoded = [result for result in results if not isinstance(result, InvalidImage)]
-        # One image is only viewed as a batch; copying a canvas takes as long as a twentieth of decoding it.
+            if isinstance(result, Exception):
+                return _refuse(result, f"image {index} of {len(results)}: " if len(results) > 1 else "")
+            decoded.append(result)
+        # One image is only viewed as a batch; copying the canvas would be in vain.
         canvas, geometry = (
             (part[0][np.newaxis] if len(part) == 1 else np.stack(part)) for part in zip(*decoded, strict=True)
         )
         return pb_utils.InferenceResponse([pb_utils.Tensor("canvas", canvas), pb_utils.Tensor("geometry", geometry)])
+
+
+def _refuse(error: Exception, which: str) -> Any:
+    if isinstance(error, InvalidImage):
+        refusal = pb_utils.TritonError(f"INVALID_IMAGE: {which}{error}", pb_utils.TritonError.INVALID_ARG)
+    else:
+        text = f"decode failed: {which}{type(error).__name__}: {error}"
+        refusal = pb_utils.TritonError(text, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=refusal)

@@ -63,7 +63,7 @@ class Settings:
     max_lines: int = 24
     min_line_height: float = 7
     min_confidence: float = 0.5
-    threads: int = 2
+    threads: int = 1
     limits: Limits = DEFAULT_LIMITS
 
 
@@ -109,6 +109,7 @@ class SignReader:
     """Not safe for several threads at once: RapidOCR keeps state."""
 
     _LINES_AT_ONCE = 4
+    _LONGEST_LINE = 30.0  # heights; longer ones are edges, and reading takes as long as the line
     _FIND_SHARE = 0.5  # of the budget
     _LEAST_MEGAPIXELS = 0.12  # under that no sign is legible
 
@@ -181,12 +182,17 @@ class SignReader:
             return []
         to_picture = np.array([width / size[0], height / size[1]], np.float32)
         quads = [np.asarray(box, np.float32) * to_picture for box in found]
-        legible = [quad for quad in quads if _line_height(quad) >= self.settings.min_line_height]
+        legible = [quad for quad in quads if self._is_legible(quad)]
         # Whole signs, those with the tallest letters first: half of a sign says little.
         boxes = [_bounds(quad) for quad in legible]
         signs = [[legible[at] for at in sign] for sign in group_boxes(boxes)]
         signs.sort(key=lambda sign: -max(map(_line_height, sign)))
         return [quad for sign in signs for quad in sign][: self.settings.max_lines]
+
+    def _is_legible(self, quad: NDArray[np.float32]) -> bool:
+        height = _line_height(quad)
+        length = float(max(np.linalg.norm(quad[0] - quad[1]), np.linalg.norm(quad[0] - quad[3])))
+        return height >= self.settings.min_line_height and length <= self._LONGEST_LINE * height
 
     def _recognize(
         self, picture: NDArray[np.uint8], quads: Sequence[NDArray[np.float32]], scale: tuple[float, float]

@@ -76,7 +76,7 @@ class FakeEngine:
         elif fault == "hang":
             await asyncio.Event().wait()
         elif fault == "stubborn":
-            end = time.monotonic() + 1.0
+            end = time.monotonic() + 0.8
             while time.monotonic() < end:
                 try:
                     await asyncio.sleep(0.05)
@@ -89,8 +89,8 @@ class FakeEngine:
         if kind == "scene":
             return {"presence": np.array([[score]], np.float32)}
         if kind == "text":
-            words = [{"text": "ROAD WORK", "keyword": "road work", "language": "en", "score": score, "box": [1, 2, 3, 4]}]
-            text = json.dumps(words if score else []).encode()
+            word = {"text": "ROAD WORK", "keyword": "road work", "language": "en", "score": score, "box": [1, 2, 3, 4]}
+            text = json.dumps([word] if score else []).encode()
             return {"presence": np.array([score], np.float32), "words": np.array([text], dtype=np.object_)}
         boxes, scores, classes = np.zeros((1, 100, 4)), np.zeros((1, 100)), np.full((1, 100), -1)
         if score:
@@ -125,7 +125,7 @@ POLICY: dict[str, Any] = {
     "fitted": None,
     "threshold": 0.5,
     "quorum": 0.5,
-    "deadline_ms": 2000,
+    "deadline_ms": 3000,
     "all_stages": False,
     "pool": {"alpha": 1.0, "beta": 0.0},
     "agreement": {"share": 0.667},
@@ -137,7 +137,7 @@ POLICY: dict[str, Any] = {
             "model": "glance",
             "prepare": "decode",
             "needs": "image",
-            "deadline_ms": 200,
+            "deadline_ms": 300,
             "price_per_second": 0.01,
             "accept": 0.98,
             "reject": 0.02,
@@ -149,7 +149,7 @@ POLICY: dict[str, Any] = {
             "model": "perception",
             "prepare": None,
             "needs": "canvas",
-            "deadline_ms": 200,
+            "deadline_ms": 300,
             "price_per_second": 0.02,
             "accept": 0.9,
             "reject": 0.1,
@@ -164,7 +164,7 @@ POLICY: dict[str, Any] = {
             "model": None,
             "prepare": None,
             "needs": "image",
-            "deadline_ms": 200,
+            "deadline_ms": 300,
             "price_per_second": 0.03,
             "accept": None,
             "reject": None,

@@ -225,7 +225,12 @@ def test_closing_ends_what_is_under_way(triton: TritonDouble) -> None:
 
     triton.behaviour = work
     client = RoadworkClient(triton.url)
-    threading.Thread(target=lambda: started.wait(5) and client.close(), daemon=True).start()
+
+    def close() -> None:
+        started.wait(5)
+        client.close()
+
+    threading.Thread(target=close, daemon=True).start()
     with pytest.raises(Cancelled):
         client.predict(b"image")
     assert triton.cancelled.wait(5)

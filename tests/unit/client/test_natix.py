@@ -148,7 +148,15 @@ def test_many_threads(detector: TritonDetector, photo: Image.Image) -> None:
     assert scores == pytest.approx([0.93] * 20)
 
 
+def test_yaml_needs_pyyaml_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (tmp_path / "triton.yaml").touch()
+    with pytest.raises(ImportError, match="pip install pyyaml"):
+        TritonDetector(config_name=str(tmp_path / "triton.yaml"))
+
+
 def test_configuration_from_yaml(tmp_path: Path, triton: TritonDouble) -> None:
+    pytest.importorskip("yaml")
     path = tmp_path / "triton.yaml"
     path.write_text(f"url: {triton.url}\ndeadline: 3\nfallback: 0\nthreshold: 0.4\nheaders: {{x-key: a}}\n")
     detector = TritonDetector(config_name=str(path), device="cuda")
@@ -178,6 +186,7 @@ def test_configuration_from_yaml(tmp_path: Path, triton: TritonDouble) -> None:
     ],
 )
 def test_configurations_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> None:
+    pytest.importorskip("yaml")
     path = tmp_path / "triton.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
@@ -211,6 +220,7 @@ class FeatureDetector(ABC):
 @pytest.mark.parametrize("tree", ["natix/miner", "base_miner"])
 @pytest.mark.parametrize("inside", [False, True], ids=["imported by hand", "imported by the miner's package"])
 def test_registers_with_the_miner(tmp_path: Path, triton: TritonDouble, tree: str, inside: bool) -> None:
+    pytest.importorskip("yaml")
     detectors = tmp_path / tree / "detectors"
     (detectors / "configs").mkdir(parents=True)
     for folder in (detectors.parent.parent, detectors.parent):

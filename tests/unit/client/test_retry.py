@@ -15,10 +15,10 @@ from roadwork_client import (
     ServerError,
     ServerUnavailable,
 )
-from triton_double import Ask, TritonDouble
+from triton_double import Ask, Behaviour, TritonDouble
 
 
-def failing(times: int, code: grpc.StatusCode, text: str = "Exceeds maximum queue size"):  # noqa: ANN201
+def failing(times: int, code: grpc.StatusCode, text: str = "Exceeds maximum queue size") -> Behaviour:
     """Fail the first `times` requests."""
     count = iter(range(1_000_000))
 

@@ -84,7 +84,7 @@ def _check_values(data: Any, where: str) -> None:
     """Numbers that are none (NaN passes every comparison of the schema) and keys that are not text."""
     if isinstance(data, dict):
         for key, value in data.items():
-            if not isinstance(key, str):
+            if not isinstance(key, str) or not key.strip() or not key.isprintable():
                 raise PolicyError(where or "policy", f"its keys must be text, got {_shown(key)}")
             _check_values(value, f"{where}.{key}" if where else key)
     elif isinstance(data, list):

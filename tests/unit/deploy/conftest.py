@@ -1,0 +1,61 @@
+"""Small repositories of configurations alone: what is checked here never starts a server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from roadwork_deploy.embedded import BACKENDS
+
+# The backend's modules are found as tritonserver's stub finds them: beside its model.py.
+sys.path.append(str(BACKENDS / "onnxruntime"))
+
+DECODE = """
+backend: "python" max_batch_size: 16
+input [{ name: "image" data_type: TYPE_STRING dims: [1] }]
+output [
+  { name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] },
+  { name: "geometry" data_type: TYPE_FP32 dims: [5] }
+]
+"""
+DETECTOR = """
+backend: "onnxruntime" max_batch_size: 8
+input [{ name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] }]
+output [
+  { name: "boxes" data_type: TYPE_FP32 dims: [100, 4] },
+  { name: "scores" data_type: TYPE_FP32 dims: [100] },
+  { name: "classes" data_type: TYPE_INT32 dims: [100] }
+]
+dynamic_batching { }
+"""
+SCENE = """
+platform: "onnxruntime_onnx" max_batch_size: 4
+input [{ name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] }]
+output [{ name: "presence" data_type: TYPE_FP32 dims: [1] }]
+"""
+OTHER = """
+backend: "python"
+input [{ name: "image" data_type: TYPE_STRING dims: [1] }]
+output [{ name: "presence" data_type: TYPE_FP32 dims: [1] }]
+"""
+
+
+def add(repository: Path, name: str, config: str, filename: str = "model.onnx") -> None:
+    """A model folder with an empty model file."""
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(config)
+    (repository / name / "1" / filename).touch()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """decode, two detectors, a scene model, sign_text and roadwork."""
+    path = tmp_path / "models"
+    add(path, "decode", DECODE, "model.py")
+    add(path, "first", DETECTOR)
+    add(path, "second", DETECTOR)
+    add(path, "sight", SCENE)
+    add(path, "sign_text", OTHER, "model.py")
+    add(path, "roadwork", OTHER, "model.py")
+    return path

@@ -1,0 +1,137 @@
+"""Adding a detector is adding a folder: what `wire` derives from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from roadwork_cascade.policy import load_policy
+from roadwork_deploy.cli import main
+from roadwork_deploy.errors import RepositoryError
+from roadwork_deploy.profile import load_profile
+from roadwork_deploy.repository import default_repository, is_complete, members, read_config, read_models
+from roadwork_deploy.serve import prepare
+from roadwork_deploy.wire import pending, wire
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_members_are_known_by_their_signature_alone(repository: Path) -> None:
+    assert members(read_models(repository)) == {"first": "boxes", "second": "boxes", "sight": "scene"}
+
+
+def test_the_committed_repository_is_wired() -> None:
+    assert [str(change.path) for change in pending(default_repository())] == []
+
+
+def test_perception_asks_every_detector_on_the_same_canvas(repository: Path) -> None:
+    wire(repository)
+    config = read_config(repository / "perception" / "config.pbtxt")
+    assert config.max_batch_size == 8
+    steps = config.ensemble_scheduling.step
+    assert [step.model_name for step in steps] == ["first", "second"]
+    assert all(dict(step.input_map) == {"canvas": "canvas"} for step in steps)
+    assert [o.name for o in config.output] == [
+        f"{m}_{t}" for m in ("first", "second") for t in ("boxes", "scores", "classes")
+    ]
+    assert dict(steps[1].output_map)["scores"] == "second_scores"
+
+
+def test_glance_decodes_once_and_hands_the_canvas_on(repository: Path) -> None:
+    wire(repository)
+    config = read_config(repository / "glance" / "config.pbtxt")
+    assert config.max_batch_size == 4  # the scene model's: no larger batch could pass
+    assert [output.name for output in config.output] == ["canvas", "geometry", "sight_presence"]
+    assert [step.model_name for step in config.ensemble_scheduling.step] == ["decode", "sight"]
+
+
+def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None:
+    wire(repository)
+    config = read_config(repository / "first" / "configs" / "cpu.pbtxt")
+    assert config.name == "first"
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+    assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(1, "KIND_CPU")]
+    cascade = read_config(repository / "roadwork" / "configs" / "cpu.pbtxt")
+    assert cascade.instance_group[0].count == 4
+    assert not (repository / "perception" / "configs").exists()
+
+
+def test_wiring_twice_changes_nothing_and_layout_does_not_count(repository: Path) -> None:
+    assert wire(repository)
+    assert pending(repository) == []
+    path = repository / "glance" / "config.pbtxt"
+    path.write_text("# by hand\n" + text_format.MessageToString(read_config(path)))
+    assert pending(repository) == []
+
+
+def test_a_new_folder_is_wired_everywhere(repository: Path) -> None:
+    shutil.copy(default_repository() / "roadwork" / "policy.yaml", repository / "roadwork" / "policy.yaml")
+    wire(repository)
+    before = load_policy(repository / "roadwork" / "policy.yaml")
+    shutil.copytree(repository / "first", repository / "third")
+    shutil.rmtree(repository / "third" / "configs")
+    changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
+    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", "third/configs/cpu.pbtxt"}
+    after = load_policy(repository / "roadwork" / "policy.yaml")
+    added = {member.name: (stage.model, member) for stage, member in after.members()}["third"]
+    assert added[0] == "perception"
+    assert (added[1].kind, added[1].weight, added[1].a, added[1].b) == ("boxes", 1.0, 1.0, 0.0)
+    kept = [(stage.name, member) for stage, member in after.members() if member.name != "third"]
+    assert kept == [(stage.name, member) for stage, member in before.members()]
+
+
+def test_check_reports_and_writes_nothing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wire", "--check", "--model-repository", str(repository)]) == 1
+    assert "differs: perception/config.pbtxt (first, second)" in capsys.readouterr().out
+    assert not (repository / "perception").exists()
+    assert main(["wire", "--model-repository", str(repository)]) == 0
+    assert main(["wire", "--check", "--model-repository", str(repository)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("TYPE_INT32", "TYPE_INT64", r"output 'classes' is TYPE_INT64 \[100\], a detector has TYPE_INT32 \[100\]"),
+        ("dims: [100, 4]", "dims: [300, 4]", r"output 'boxes' is TYPE_FP32 \[300, 4\]"),
+        ("[640, 640, 3]", "[3, 640, 640]", r"input 'canvas' is TYPE_UINT8 \[3, 640, 640\]"),
+        ("max_batch_size: 8", "max_batch_size: 0", "max_batch_size is 0"),
+        ("dims: [100]", "dims: 100]", r"first/config.pbtxt: \d+:\d+"),
+    ],
+)
+def test_a_detector_that_is_almost_one_is_refused(repository: Path, old: str, new: str, message: str) -> None:
+    edit(repository / "first" / "config.pbtxt", old, new)
+    with pytest.raises(RepositoryError, match=message):
+        pending(repository)
+
+
+def test_serve_refuses_drift_and_missing_files(repository: Path) -> None:
+    with pytest.raises(RepositoryError, match="run: roadwork-deploy wire"):
+        prepare(repository)
+    wire(repository)
+    (repository / "second" / "1" / "model.onnx").unlink()
+    with pytest.raises(
+        RepositoryError, match=r"second/1/model.onnx is missing; build it with: roadwork-export build second"
+    ):
+        prepare(repository)
+
+
+def test_serve_loads_what_the_profile_and_the_folders_name(repository: Path) -> None:
+    wire(repository)
+    server = prepare(repository).server
+    assert set(server.models) == {*load_profile("cpu").models, "first", "second", "sight"}
+    assert server.config_name == "cpu"
+    assert server.budget.instances == 9
+
+
+def test_completeness_looks_through_ensembles(repository: Path) -> None:
+    wire(repository)
+    assert is_complete(repository, ["perception"])
+    edit(repository / "first" / "config.pbtxt", "max_batch_size: 8", "max_batch_size: 8 #")
+    (repository / "first" / "config.pbtxt").write_text('backend: "onnxruntime"')
+    assert not is_complete(repository, ["perception"])
