@@ -80,6 +80,7 @@ def fit(table: Table, policy: Policy, settings: Settings, *, command: str, name:
             continue
         stage["accept"], stage["reject"] = found["accept"], found["reject"]
         stage["members"].update(found["members"])
+    data["stages"][-1]["accept"] = data["stages"][-1]["reject"] = None  # it ends there anyhow
     groups = sorted(set(sample.groups))
     data |= {"threshold": fitted["threshold"], "pool": fitted["pool"], "name": name}
     data["fitted"] = {

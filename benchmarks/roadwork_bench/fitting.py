@@ -156,14 +156,10 @@ def _bounds(
 ) -> Iterator[tuple[float | None, float | None]]:
     """Accept and reject of each stage: the widest zones that keep their errors below the bound.
 
-    A zone is judged on the images that reach it. The last stage needs none: it ends there anyhow.
+    A zone is judged on the images that reach it.
     """
     inside = np.ones(len(sample), bool)
-    count = held_back.asked.shape[1]
-    for index in range(count):
-        if index == count - 1:
-            yield None, None
-            return
+    for index in range(held_back.asked.shape[1]):
         p = held_back.by_stage[:, index]
         accept = reject = None
         for cut in GRID[threshold < GRID]:  # from the widest zone to the narrowest

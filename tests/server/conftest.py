@@ -19,7 +19,7 @@ from roadwork_deploy.serve import prepare
 from roadwork_deploy.server import EmbeddedServer
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
-TRITON_TYPES = {
+TRITON_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "TYPE_FP32",
     TensorProto.INT32: "TYPE_INT32",
     TensorProto.INT64: "TYPE_INT64",
@@ -53,8 +53,8 @@ class TemporaryRepository:
 
         Where the model batches, the first dimension of each shape is the batch. `text` replaces the whole of the file.
         """
-        infos = [[helper.make_tensor_value_info(n, *value) for n, value in side.items()] for side in (inputs, outputs)]
-        graph = helper.make_graph(list(nodes), name, *infos, initializer=list(initializers))
+        takes, gives = ([helper.make_tensor_value_info(n, *v) for n, v in side.items()] for side in (inputs, outputs))
+        graph = helper.make_graph(list(nodes), name, takes, gives, initializer=list(initializers))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         folder = self.path / name / "1"
         folder.mkdir(parents=True)

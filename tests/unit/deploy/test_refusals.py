@@ -129,7 +129,7 @@ def test_refusals_of_the_command_are_one_line_and_status_2(
 LOG = r"""
 I1122 05:35:01.8 8134 server.cc:241] "fine"
 E1122 05:35:01.9 8134 model_lifecycle.cc:642] "failed to load 'scene' version 1: Internal: TritonModelException: \
-/models/scene/1/model.onnx is missing; build it with: roadwork-export build scene\n\nAt:\n  /x/model.py(59): initialize\n"
+/models/scene/1/model.onnx is missing; build it with: roadwork-export build scene\n\nAt:\n  /x.py(59): init\n"
 I1122 05:35:01.9 8134 model_lifecycle.cc:777] "failed to load 'scene'"
 E1122 05:35:02.0 8134 model_repository_manager.cc:703] "Invalid argument: ensemble 'glance' depends on 'scene'"
 """.replace("\\\n", "")

@@ -1,0 +1,40 @@
+# Two commands for a newcomer: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGES ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test lint format clean
+
+# One stamp an extra: what is installed and unchanged is not installed again.
+$(VENV)/serve.stamp: pyproject.toml constraints.txt
+	@echo "installing the server into $(VENV) (a few hundred MB, about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[serve]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt
+	@echo "installing server, exports, benchmarks and tests into $(VENV) (torch among them: a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/serve.stamp
+
+demo: $(VENV)/serve.stamp
+	@$(BIN)/python -m roadwork_deploy.demo $(IMAGES)
+
+test: $(VENV)/test.stamp
+	@echo "running the tests"
+	@$(BIN)/python -m pytest --durations=10
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy client export deploy/roadwork_deploy benchmarks model_repository/roadwork/1/roadwork_cascade
+
+format: $(VENV)/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist demo-out *.egg-info .pytest_cache .ruff_cache .mypy_cache

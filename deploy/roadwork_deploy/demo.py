@@ -1,0 +1,89 @@
+"""`make demo`: start the server, classify images, print verdicts, draw what was seen, stop."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+from roadwork_client.cli import main as roadwork
+
+from roadwork_deploy.errors import DeployError
+from roadwork_deploy.repository import default_repository
+from roadwork_deploy.serve import prepare
+from roadwork_deploy.table import show_server
+
+SCENES = {
+    "works-taper.jpg": (77_000_003, True),
+    "works-street.jpg": (77_000_011, True),
+    "works-dusk.jpg": (77_000_020, True),
+    "street-plain.jpg": (77_000_104, False),
+    "street-busy.jpg": (77_000_117, False),
+    "street-autumn.jpg": (77_000_123, False),
+}
+"""Seeds from 77,000,000 on are kept for the demonstration: training draws its scenes from other generators."""
+SHIPPED = {
+    "ultralytics": ["assets/bus.jpg"],
+    "sklearn": ["datasets/images/china.jpg"],
+}
+"""Real photographs that installed packages carry."""
+
+
+def write_scenes(folder: Path) -> list[Path]:
+    """Render the demonstration's scenes as JPEG files of 1280 x 720 pixels."""
+    import cv2
+    from roadwork_export.scenes import render_scene
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (seed, works) in SCENES.items():
+        scene = render_scene(seed, roadwork=works, width=1280, height=720)
+        path = folder / name
+        if not cv2.imwrite(str(path), cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            raise DeployError(f"{path} cannot be written; give another folder with --out")
+        paths.append(path)
+    return paths
+
+
+def shipped_photographs() -> list[Path]:
+    """Photographs of installed packages that are there."""
+    found = []
+    for package, names in SHIPPED.items():
+        spec = importlib.util.find_spec(package)
+        if spec and spec.origin:
+            found += [path for name in names if (path := Path(spec.origin).parent / name).is_file()]
+    return found
+
+
+def run(images: list[str], out: Path) -> int:
+    """The exit status of `roadwork predict`, or 2 where the server does not start."""
+    print("1/4 rendering street scenes that no model was trained on", flush=True)
+    chosen = [*map(str, write_scenes(out / "scenes")), *map(str, shipped_photographs()), *images]
+    print("2/4 starting the embedded server, profile cpu", flush=True)
+    began = time.monotonic()
+    served = prepare(default_repository(), "cpu")
+    with served.server as server:
+        show_server(served, time.monotonic() - began)
+        print(f"3/4 classifying {len(chosen)} images over gRPC", flush=True)
+        status = roadwork(["predict", *chosen, "--url", server.grpc_url, "--overlay", str(out / "overlays"), "--table"])
+        print("4/4 stopping the server", flush=True)
+    print(f"overlays are in {out / 'overlays'}", flush=True)
+    return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images", nargs="*", help="more images, folders or globs")
+    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for scenes and overlays")
+    options = parser.parse_args()
+    try:
+        return run(options.images, options.out)
+    except DeployError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
