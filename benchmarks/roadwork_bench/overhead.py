@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from roadwork_bench.statistics import figures
 from roadwork_bench.table import load_table
 
 LATENCY_LIMIT, THROUGHPUT_LIMIT = 1.15, 0.90
+WARM_SECONDS, TRIAL_SECONDS = 2.0, 3.0
 SCENES, SEED = 24, 900_000
 SIZE, QUALITY = (1280, 720), 90
 
@@ -115,16 +117,19 @@ def measure(
     def served(number: int, everything: bool = True) -> Step:
         return lambda s: cascade.block(images, s, number, all_stages=everything)
 
+    def alone(workers: int) -> Step:
+        return lambda s: bare.block(images, s, workers)
+
     many = in_flight[-1]
-    for step in (served(1), served(many), lambda s: bare.block(images, s, 0)):
-        step(2.0)  # warm-up
+    for step in (served(1), served(many), alone(0)):
+        step(WARM_SECONDS)
     workers = best_workers(bare, images)
     pairs = max(3, round(seconds / (2 * block)))
     comparisons = []
     for number in in_flight:
         saying(f"{number} in flight: {pairs} pairs of {block:g} s")
         loop = 0 if number == 1 else workers
-        blocks = interleave(served(number), lambda s, loop=loop: bare.block(images, s, loop), pairs, block)  # type: ignore[misc]
+        blocks = interleave(served(number), alone(loop), pairs, block)
         comparisons.append({"in_flight": number, "bare_workers": max(1, loop), **compare(blocks)})
     saying(f"stages on against all stages, {many} in flight: {pairs} pairs")
     staged = compare(interleave(served(many, everything=False), served(many), pairs, block))
@@ -143,11 +148,9 @@ def measure(
 
 def best_workers(bare: BareLoop, images: list[bytes]) -> int:
     """Workers with which the bare loop is fastest here: the comparison is against the best simple loop."""
-    import os
-
     cores = len(os.sched_getaffinity(0))
     candidates = sorted({1, cores, cores + 1, 2 * cores})
-    return max(candidates, key=lambda workers: bare.block(images, 3.0, workers).throughput)
+    return max(candidates, key=lambda workers: bare.block(images, TRIAL_SECONDS, workers).throughput)
 
 
 def interleave(first: Step, second: Step, pairs: int, seconds: float) -> list[tuple[Block, Block]]:
@@ -247,7 +250,7 @@ def summary(report: dict[str, Any]) -> str:
             f"{part['in_flight']} in flight, all stages (bare: {part['bare_workers']} workers):",
             f"  served {one['milliseconds_p50']} ms, {one['images_per_second']} images/s; bare "
             f"{two['milliseconds_p50']} ms, {two['images_per_second']} images/s",
-            f"  latency {_shown(part['latency_ratio'])} times bare; throughput {_shown(part['throughput_ratio'])} of it",
+            f"  latency {_shown(part['latency_ratio'])} times bare, throughput {_shown(part['throughput_ratio'])}",
         ]
     lines.append(f"Stages on: {_shown(report['stages_on']['throughput_multiple'])} times the throughput of all stages")
     if "mcc_cost" in report:

@@ -58,11 +58,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # From here on both signals mean "end in good order": a default SIGTERM would leave the server to its watchdog.
+    stop = _Stop()
+    try:
+        return _serve_until(stop, options)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
     from roadwork_deploy.serve import prepare
     from roadwork_deploy.table import show_server
 
-    # From here on both signals mean "end in good order": a default SIGTERM would leave the server to its watchdog.
-    stop = _Stop()
     served = prepare(
         options.model_repository or default_repository(),
         options.profile,
@@ -89,8 +96,6 @@ def _serve(options: argparse.Namespace) -> int:
                 return 1
         print("stopping: requests in flight may finish", file=sys.stderr)
         return 0
-    except KeyboardInterrupt:
-        return 0 if stop.asked else 1
     finally:
         server.close(keep_log=not stop.asked)
         if follower:

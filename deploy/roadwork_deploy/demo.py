@@ -16,12 +16,14 @@ from roadwork_deploy.serve import prepare
 from roadwork_deploy.table import show_server
 
 SCENES = {
-    "works-taper.jpg": (77_000_003, True),
-    "works-street.jpg": (77_000_011, True),
-    "works-dusk.jpg": (77_000_020, True),
-    "street-plain.jpg": (77_000_104, False),
-    "street-busy.jpg": (77_000_117, False),
-    "street-autumn.jpg": (77_000_123, False),
+    "works-drums.jpg": (77_000_013, True),
+    "works-night.jpg": (77_000_009, True),
+    "works-barricades.jpg": (77_000_001, True),
+    "works-signs.jpg": (77_000_002, True),
+    "street-orange-sign.jpg": (77_000_015, False),
+    "street-autumn.jpg": (77_000_018, False),
+    "street-busy.jpg": (77_000_021, False),
+    "street-carwash.jpg": (77_000_019, False),
 }
 """Seeds from 77,000,000 on are kept for the demonstration: training draws its scenes from other generators."""
 SHIPPED = {

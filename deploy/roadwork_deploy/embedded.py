@@ -7,6 +7,7 @@ versions, in the user's cache.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -115,16 +116,34 @@ def _wheel() -> Path:
 
 def _environment(libraries: Path) -> dict[str, str]:
     """Variables for tritonserver; its stubs inherit them."""
-    folders = [str(libraries)]
-    shared = sysconfig.get_config_var("LIBDIR")
-    # The stub links libpython dynamically. A Python built without one leaves it to the system's.
-    if shared and (Path(shared) / f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0").exists():
-        folders.append(shared)
+    folders = [str(libraries), *_libpython_folder()]
     if os.environ.get("LD_LIBRARY_PATH"):
         folders.append(os.environ["LD_LIBRARY_PATH"])
     # The stub finds its site-packages through the python3 that is first on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {"LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path}
+
+
+def _libpython_folder() -> list[str]:
+    """Folder of this Python's shared library, which the stub links; none where the system's loader finds it itself.
+
+    Raises:
+        PlatformError: there is none, as with a Python that was built without it.
+    """
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    name = f"libpython{version}.so.1.0"
+    # Relocatable Pythons tell the folder that they were built in, so look beside the interpreter as well.
+    for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"):
+        if folder and (Path(folder) / name).exists():
+            return [str(folder)]
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        raise PlatformError(
+            f"{name} is missing, which tritonserver's Python stub needs; on Debian and Ubuntu run: apt-get install "
+            f"libpython{version} (or use a Python built with --enable-shared)"
+        ) from None
+    return []
 
 
 def _assemble(cache: Path, python_backend: Path, stub: Path) -> Path:

@@ -161,7 +161,7 @@ class EmbeddedServer:
         if self.running:
             raise StartError("the server is running already")
         embedded = assemble()
-        self._check_repository()
+        self._check_repository(embedded)
         sweep()
         self.budget.check()
         deadline = time.monotonic() + self.startup_timeout
@@ -209,10 +209,10 @@ class EmbeddedServer:
             return None
 
     # Parts of starting -----------------------------------------------------------------------------------------------
-    def _check_repository(self) -> None:
+    def _check_repository(self, embedded: Embedded) -> None:
         if not self.repository.is_dir():
             raise RepositoryError(f"{self.repository} is not a folder; give --model-repository the folder of models")
-        for path in (self.repository, Path(sys.executable)):
+        for path in (self.repository, embedded.backends):
             # The Python backend starts its stubs through an unquoted shell line.
             if any(character.isspace() for character in str(path)):
                 raise PlatformError(

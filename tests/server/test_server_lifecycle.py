@@ -171,7 +171,7 @@ def test_a_process_that_died_is_found_by_the_probe_and_not_by_health(repository:
             assert client.is_server_ready(client_timeout=5)
             assert client.is_model_ready("add", client_timeout=5)
             with pytest.raises(ProbeError, match="add is loaded but does not answer"):
-                probe(client, "add", 10)
+                probe(client, "add", 3)
 
 
 def test_a_start_that_takes_too_long_is_given_up(repository: Any) -> None:
