@@ -7,16 +7,20 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 
 .PHONY: demo test lint format clean
 
+# pip comes last: an environment that was left half made is made again.
+$(BIN)/pip:
+	@$(PYTHON) -m venv $(VENV)
+
 # One stamp an extra: what is installed and unchanged is not installed again.
-$(VENV)/serve.stamp: pyproject.toml constraints.txt
+$(VENV)/serve.stamp: pyproject.toml constraints.txt deploy/libpython.sh | $(BIN)/pip
+	@sh deploy/libpython.sh $(BIN)/python
 	@echo "installing the server into $(VENV) (a few hundred MB, about a minute)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[serve]'
 	@touch $@
 
-$(VENV)/test.stamp: pyproject.toml constraints.txt
+$(VENV)/test.stamp: pyproject.toml constraints.txt deploy/libpython.sh | $(BIN)/pip
+	@sh deploy/libpython.sh $(BIN)/python
 	@echo "installing server, exports, benchmarks and tests into $(VENV) (torch among them: a few minutes)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/serve.stamp
 

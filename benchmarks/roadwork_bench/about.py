@@ -29,14 +29,18 @@ def about(command: str) -> dict[str, Any]:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:
-    """The command as one can type it again; absolute paths are given relative to the checkout."""
+    """The command as one can type it again in the checkout."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     return shlex.join(["roadwork-bench", *(_relative(word) for word in words)])
 
 
 def _relative(word: str) -> str:
+    """Beside or inside the checkout, relative to it; elsewhere the name alone, as the rest is this machine's."""
     flag, equals, value = word.rpartition("=")
-    return f"{flag}{equals}{os.path.relpath(value, CHECKOUT)}" if os.path.isabs(value) else word
+    if not os.path.isabs(value):
+        return word
+    inside = Path(value).is_relative_to(CHECKOUT.parent)
+    return f"{flag}{equals}{os.path.relpath(value, CHECKOUT) if inside else Path(value).name}"
 
 
 def _cpu() -> str:

@@ -26,6 +26,8 @@ GRID = pool.sigmoid(np.linspace(-7, 7, 281))
 """Candidates of thresholds and bounds: evenly spaced in the logit, as most decisions are made near 0 and 1."""
 TOLERANCE = 0.01
 """Thresholds whose MCC is this close to the best count as equals: so few drives cannot tell them apart."""
+IDLE = (0.4, 0.6)
+"""A text member that read nothing does not enter the pool where that tells less than this."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,12 @@ def _fit_member(raw: NDArray, member: dict[str, Any], labels: NDArray, weights: 
     spoke = answered & ~silent
     a, b = fit_slope_and_shift(pool.logit(raw[spoke]), labels[spoke], weights[spoke])
     fitted: dict[str, Any] = {"a": _rounded(a), "b": _rounded(b)}
-    if member["kind"] != "scene" and member["nothing"] is not None:
-        fitted["nothing"] = _rounded(fit_constant(labels[silent], weights[silent]))
+    silence = _rounded(fit_constant(labels[silent], weights[silent]))
+    if member["kind"] == "text":
+        # Most streets have no words either way: silence that says nothing would only water down those who looked.
+        fitted["nothing"] = None if IDLE[0] <= silence <= IDLE[1] else silence
+    elif member["kind"] == "boxes" and member["nothing"] is not None:
+        fitted["nothing"] = silence
     return fitted
 
 

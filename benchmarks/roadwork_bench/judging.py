@@ -154,6 +154,7 @@ async def _judge(folder: Path, photographs: list[Photograph], policy: Policy, en
         evidence=[[(box["class"], box["score"], box["box"]) for box in verdict["boxes"]] for verdict in verdicts],
         milliseconds=np.array([verdict["milliseconds"] for verdict in verdicts]),
         refused=refused,
+        seen_in_training=sum(photograph.publishable for photograph, _, _ in kept),
         notes=[f"{degraded} verdicts are degraded: a member did not answer"] if degraded else [],
     )
 

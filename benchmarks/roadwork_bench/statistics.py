@@ -113,20 +113,15 @@ def cluster_bootstrap(
         others = np.array([_cells(truth[names == g], np.asarray(other, bool)[names == g]) for g in unique])
     with_roadwork = tables[:, 0] + tables[:, 3] > 0
     rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(resamples):
-        strata = [np.flatnonzero(with_roadwork), np.flatnonzero(~with_roadwork)]
-        drawn = np.concatenate([rng.choice(s, len(s)) for s in strata if len(s)])
-        tp, fp, tn, fn = tables[drawn].sum(axis=0)
-        if tp + fn == 0 or fp + tn == 0:
-            continue
-        value = _mcc_of_cells(tp, fp, tn, fn)
-        if others is not None:
-            value -= _mcc_of_cells(*others[drawn].sum(axis=0))
-        values.append(value)
+    strata = [np.flatnonzero(with_roadwork), np.flatnonzero(~with_roadwork)]
+    drawn = np.concatenate([rng.choice(s, (resamples, len(s))) for s in strata if len(s)], axis=1)
+    values = _mcc_of_cells(tables[drawn].sum(axis=1))
+    if others is not None:
+        values = values - _mcc_of_cells(others[drawn].sum(axis=1))
+    values = values[~np.isnan(values)]
     if len(values) < resamples / 10:
         return None
-    return _percentiles(np.array(values), level), 1 - len(values) / resamples
+    return _percentiles(values, level), 1 - len(values) / resamples
 
 
 def mcnemar_exact(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[int, int, float]:
@@ -190,9 +185,14 @@ def _cells(truth: NDArray[np.bool_], said: NDArray[np.bool_]) -> list[int]:
     return [counts.tp, counts.fp, counts.tn, counts.fn]
 
 
-def _mcc_of_cells(tp: int, fp: int, tn: int, fn: int) -> float:
+def _mcc_of_cells(cells: NDArray[np.int64]) -> NDArray[np.float64]:
+    """MCC of [n, 4] counts tp, fp, tn, fn; NaN where a class is absent."""
+    tp, fp, tn, fn = cells.T.astype(float)
     positives, negatives = tp + fn, fp + tn
-    return float(mcc_from_rates(positives / (positives + negatives), fp / negatives, fn / positives))
+    both = (positives > 0) & (negatives > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = mcc_from_rates(positives / (positives + negatives), fp / negatives, fn / positives)
+    return np.where(both, found, np.nan)
 
 
 def _percentiles(values: NDArray[np.float64], level: float) -> Interval:

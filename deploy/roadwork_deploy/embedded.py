@@ -25,6 +25,7 @@ from roadwork_deploy.errors import PlatformError
 WHEEL = "nvidia-pytriton"
 PYTHONS = ((3, 8), (3, 12))
 BACKENDS = Path(__file__).resolve().parents[1] / "backends"
+LIBPYTHON = Path(__file__).resolve().parents[1] / "libpython.sh"
 INSTALL = "pip install 'roadwork[serve]'"
 
 
@@ -132,8 +133,10 @@ def _libpython_folder() -> list[str]:
     """
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     name = f"libpython{version}.so.1.0"
-    # Relocatable Pythons tell the folder that they were built in, so look beside the interpreter as well.
-    for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64"):
+    # Relocatable Pythons tell the folder that they were built in, so look beside the interpreter as well. The last one
+    # is where deploy/libpython.sh puts it.
+    beside = [f"{sys.base_prefix}/lib", f"{sys.base_prefix}/lib64", f"{sys.prefix}/libpython"]
+    for folder in (sysconfig.get_config_var("LIBDIR"), *beside):
         if folder and (Path(folder) / name).exists():
             return [str(folder)]
     try:
@@ -141,7 +144,8 @@ def _libpython_folder() -> list[str]:
     except OSError:
         raise PlatformError(
             f"{name} is missing, which tritonserver's Python stub needs; on Debian and Ubuntu run: apt-get install "
-            f"libpython{version} (or use a Python built with --enable-shared)"
+            f"libpython{version}, or without root: sh {LIBPYTHON} {sys.executable} (or use a Python built with "
+            "--enable-shared)"
         ) from None
     return []
 

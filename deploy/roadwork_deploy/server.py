@@ -176,8 +176,8 @@ class EmbeddedServer:
                 self.close()
                 if attempt == ATTEMPTS or None not in self._wanted_ports:
                     raise
-            except BaseException:
-                self.close(keep_log=True)
+            except BaseException as error:
+                self.close(keep_log=isinstance(error, Exception))  # Ctrl-C leaves nothing to look into
                 raise
         raise AssertionError("unreachable")
 

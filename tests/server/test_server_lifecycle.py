@@ -174,20 +174,20 @@ def test_a_process_that_died_is_found_by_the_probe_and_not_by_health(repository:
                 probe(client, "add", 3)
 
 
-def test_a_start_that_takes_too_long_is_given_up(repository: Any) -> None:
+def test_a_start_that_takes_too_long_is_given_up(repository: Any, tmp_path: Path) -> None:
     repository.add_stand_in("slow", SLOW_START=60)
-    server = EmbeddedServer(repository.path, ["slow"], startup_timeout=3, drain=1)
+    server = EmbeddedServer(repository.path, ["slow"], startup_timeout=3, drain=1, log_path=tmp_path / "log")
     with pytest.raises(StartError, match=r"not ready after 3 s, loading models"):
         server.start()
     assert not server.running
     assert not regions(server.shm_prefix)
 
 
-def test_a_model_that_does_not_load_is_named_with_its_reason(repository: Any) -> None:
+def test_a_model_that_does_not_load_is_named_with_its_reason(repository: Any, tmp_path: Path) -> None:
     repository.add_adder("good")
     repository.add_adder("no_file")
     (repository.path / "no_file" / "1" / "model.onnx").unlink()
-    server = EmbeddedServer(repository.path, ["good", "no_file"])
+    server = EmbeddedServer(repository.path, ["good", "no_file"], log_path=tmp_path / "log")
     with pytest.raises(StartError) as caught:
         server.start()
     text = str(caught.value)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from roadwork_bench.statistics import (
@@ -129,7 +131,6 @@ def test_figures_of_one_class_leave_undefined_what_is() -> None:
 
 
 def test_figures_are_plain_numbers() -> None:
-    import json
 
     found = figures(
         np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0]), ["a", "b", "c", "d"], np.array([0.9, 0.1, 0.4, 0.2])

@@ -1,0 +1,346 @@
+"""The cascade on a real server whose members fail, hang, die or are unloaded while it serves.
+
+The repository is a copy of the committed one: `decode`, `yolox_nano`, the ensembles and the cascade as they are, with
+stand-ins for the other members, a policy of short times, and one instance of the cascade, so one set of breakers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from PIL import Image
+from roadwork_cascade.policy import load_policy
+from roadwork_cascade.policy_text import policy_text
+from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage, RoadworkClient, Verdict
+from roadwork_deploy.repository import default_repository
+from roadwork_deploy.server import EmbeddedServer
+
+MODELS = ["decode", "glance", "perception", "roadwork", "scene", "sign_text", "yolox_nano", "centernet_nano"]
+STAND_INS = {
+    "scene": (32, {"presence": 0.6}),
+    "centernet_nano": (
+        32,
+        {
+            "boxes": [[100.0, 200.0, 180.0, 300.0]] + [[0.0] * 4] * 99,
+            "scores": [0.9] + [0.0] * 99,
+            "classes": [0] + [-1] * 99,
+        },
+    ),
+    "sign_text": (0, {"presence": 0.0, "words": "[]"}),
+}
+OPEN_SECONDS = 1.0
+WINDOW = 4
+MINIMUM = 2
+STAGE_MS = 1500.0
+DEADLINE_MS = 8000.0
+DEADLINE = DEADLINE_MS / 1000.0
+ALL = {"scene", "yolox_nano", "centernet_nano", "sign_text"}
+
+
+def signature(config: Path) -> str:
+    """The inputs and outputs of a `config.pbtxt`, as text."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    parsed = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig())
+    kept = model_config_pb2.ModelConfig(input=parsed.input, output=parsed.output)
+    return text_format.MessageToString(kept)
+
+
+def short_policy(path: Path) -> None:
+    """The committed policy with every stage always asked, short times and quick breakers."""
+    data = load_policy(path).to_dict()
+    data.update(name="faults", all_stages=True, deadline_ms=DEADLINE_MS, quorum=0.5)
+    data["breaker"].update(window=WINDOW, minimum=MINIMUM, failure_rate=0.5, open_seconds=OPEN_SECONDS)
+    for stage in data["stages"]:
+        stage["deadline_ms"] = STAGE_MS
+    path.write_text(policy_text(data))
+
+
+@pytest.fixture(scope="module")
+def faults(module_repository: Any) -> Any:
+    """The repository: `control` changes how its stand-ins behave."""
+    root = module_repository.path
+    shutil.copytree(
+        default_repository(), root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "configs")
+    )
+    short_policy(root / "roadwork" / "policy.yaml")
+    config = root / "roadwork" / "config.pbtxt"
+    text = config.read_text()
+    assert "count: 4" in text
+    config.write_text(text.replace("count: 4", "count: 1"))
+    for name, (batch, answer) in STAND_INS.items():
+        tensors = signature(root / name / "config.pbtxt")
+        shutil.rmtree(root / name)
+        module_repository.add_stand_in(name, signature=tensors, max_batch_size=batch, ANSWER=answer)
+    return module_repository
+
+
+@pytest.fixture(scope="module")
+def served(faults: Any) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(faults.path, MODELS, probes=["roadwork"], drain=2, log_path="/tmp/faults.log") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def triton(served: EmbeddedServer) -> Iterator[grpc.InferenceServerClient]:
+    with grpc.InferenceServerClient(served.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(served: EmbeddedServer) -> Iterator[RoadworkClient]:
+    with RoadworkClient(served.grpc_url, deadline=DEADLINE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def jpeg() -> bytes:
+    pixels = np.random.default_rng(3).integers(0, 256, (36, 64, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((640, 360), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+Ask = Callable[..., Verdict]
+
+
+@pytest.fixture
+def ask(client: RoadworkClient, faults: Any, jpeg: bytes, wait_until: Callable) -> Iterator[Ask]:
+    """One request, checked for what holds whatever fails. Afterwards every member is well again, and asked again."""
+
+    def asked(*, deadline: float = DEADLINE) -> Verdict:
+        began = time.monotonic()
+        verdict = client.predict(jpeg, deadline=deadline)
+        assert time.monotonic() - began < deadline
+        assert verdict.milliseconds < deadline * 1000
+        told = [answer.member for answer in verdict.answers] + [gap.member for gap in verdict.missing]
+        assert sorted(told) == sorted(ALL)  # each member once, answered or missing
+        return verdict
+
+    wait_until(lambda: asked().status == "ok", 30, "all members answer")
+    yield asked
+    for name in STAND_INS:
+        faults.control(name)
+    wait_until(lambda: asked().status == "ok", 30, "all members recover")
+
+
+def missing(verdict: Verdict) -> dict[str, str]:
+    return {gap.member: gap.reason for gap in verdict.missing}
+
+
+def breaker(served: EmbeddedServer, model: str) -> float | None:
+    """The breaker's state on the metrics endpoint: 0 closed, 1 half open, 2 open."""
+    with urllib.request.urlopen(served.metrics_url, timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    for line in lines:
+        if line.startswith("roadwork_breaker_state{") and f'model="{model}"' in line:
+            return float(line.rsplit(" ", 1)[1])
+    return None
+
+
+def test_a_verdict_of_all_members(ask: Ask) -> None:
+    verdict = ask()
+    assert verdict.status == "ok"
+    assert {answer.member for answer in verdict.answers} == ALL
+    assert any("centernet_nano" in box.seen_by for box in verdict.boxes)
+    assert verdict.versions.policy.startswith("faults@")
+
+
+def until_open(ask: Ask, member: str, reasons: set[str]) -> list[Verdict]:
+    """Ask until the member's breaker opens; the degraded verdicts before that, each with one of `reasons`."""
+    verdicts: list[Verdict] = []
+    for _ in range(WINDOW + 1):
+        verdict = ask()
+        assert verdict.status == "degraded"
+        assert set(missing(verdict)) == {member}
+        if missing(verdict)[member] == "breaker_open":
+            assert verdicts, "the breaker was open from the beginning"
+            return verdicts
+        assert missing(verdict)[member] in reasons, verdict.missing
+        assert {answer.member for answer in verdict.answers} == ALL - {member}
+        verdicts.append(verdict)
+    raise AssertionError(f"the breaker of {member} stays closed")
+
+
+def test_a_detector_that_errors(ask: Ask, faults: Any, served: EmbeddedServer, wait_until: Callable) -> None:
+    faults.control("centernet_nano", FAIL="out of memory")
+    for verdict in until_open(ask, "centernet_nano", {"error"}):
+        assert "out of memory" in verdict.missing[0].detail
+        assert {stage.name: stage.outcome for stage in verdict.stages}["perception"] == "partial"
+    wait_until(lambda: breaker(served, "centernet_nano") in (1, 2), 5, "the open breaker is on the metrics page")
+    time.sleep(OPEN_SECONDS)
+    assert missing(ask()) == {"centernet_nano": "error"}  # the probe finds it failing still
+    assert missing(ask()) == {"centernet_nano": "breaker_open"}
+    faults.control("centernet_nano")
+    time.sleep(OPEN_SECONDS)
+    assert ask().status == "ok"
+    wait_until(lambda: breaker(served, "centernet_nano") == 0, 5, "the closed breaker is on the metrics page")
+
+
+def test_a_detector_that_hangs(ask: Ask, faults: Any, wait_until: Callable) -> None:
+    faults.control("centernet_nano", DELAY=12)
+    for verdict in until_open(ask, "centernet_nano", {"timed_out"}):
+        assert verdict.milliseconds < 3 * STAGE_MS
+    verdict = ask()
+    assert missing(verdict) == {"centernet_nano": "breaker_open"}
+    assert verdict.milliseconds < STAGE_MS / 2  # nobody waits for it any more
+    faults.control("centernet_nano")
+    wait_until(lambda: ask().status == "ok", 40, "the breaker closes when the detector is back")
+
+
+def test_a_hanging_detector_and_a_short_deadline(ask: Ask, faults: Any) -> None:
+    """The best verdict so far comes within the deadline, and the caller's haste is not held against the detector."""
+    faults.control("centernet_nano", DELAY=2)
+    for _ in range(WINDOW):
+        verdict = ask(deadline=0.8)
+        assert verdict.status == "timed_out"
+        assert missing(verdict)["centernet_nano"] == "timed_out"
+        assert verdict.decided_by is not None
+        assert "scene" in {answer.member for answer in verdict.answers}
+    faults.control("centernet_nano")
+    time.sleep(2.5)  # the call that hangs now ends
+    assert ask().status == "ok"
+
+
+def test_a_detector_that_is_unloaded_while_serving(
+    ask: Ask, triton: grpc.InferenceServerClient, wait_until: Callable
+) -> None:
+    verdicts: list[Verdict] = []
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            verdicts.append(ask())
+
+    caller = threading.Thread(target=keep_asking)
+    caller.start()
+    try:
+        time.sleep(0.3)
+        triton.unload_model("yolox_nano")
+        wait_until(lambda: not triton.is_model_ready("yolox_nano"), 20, "the detector is unloaded")
+        wait_until(
+            lambda: any(missing(v).get("yolox_nano") == "breaker_open" for v in verdicts),
+            20,
+            "the breaker of the detector opens",
+        )
+        triton.load_model("yolox_nano")
+        wait_until(lambda: verdicts[-1].status == "ok", 20, "the detector is asked again once it is loaded")
+    finally:
+        stop.set()
+        caller.join(30)
+        triton.load_model("yolox_nano")
+    assert not caller.is_alive()
+    absent = [verdict for verdict in verdicts if verdict.missing]
+    assert all(verdict.status == "degraded" for verdict in absent)
+    assert all(set(missing(verdict)) == {"yolox_nano"} for verdict in absent)
+    assert {missing(verdict)["yolox_nano"] for verdict in absent} >= {"unavailable", "breaker_open"}
+
+
+def test_an_ensemble_that_is_unloaded_costs_nothing(ask: Ask, triton: grpc.InferenceServerClient) -> None:
+    """Its members are asked one by one."""
+    try:
+        for name in ("perception", "glance"):
+            triton.unload_model(name)
+        for _ in range(MINIMUM + 1):
+            verdict = ask()
+            assert verdict.status == "ok"
+            assert {answer.member for answer in verdict.answers} == ALL
+    finally:
+        for name in ("perception", "glance"):
+            triton.load_model(name)
+
+
+def test_a_detector_whose_process_dies(
+    ask: Ask, served: EmbeddedServer, triton: grpc.InferenceServerClient, wait_until: Callable
+) -> None:
+    """This Triton does not start the process again: the verdicts stay degraded until the model is loaded anew."""
+    # One that an earlier test replaced may still be on its way out.
+    wait_until(lambda: len(processes_of(served, "centernet_nano")) == 1, 20, "the detector has one process")
+    os.kill(processes_of(served, "centernet_nano")[0], signal.SIGKILL)
+    try:
+        until_open(ask, "centernet_nano", {"timed_out", "error"})
+    finally:
+        triton.unload_model("centernet_nano")
+        wait_until(lambda: not triton.is_model_ready("centernet_nano"), 20, "the dead detector is unloaded")
+        triton.load_model("centernet_nano")
+    wait_until(lambda: ask().status == "ok", 30, "the detector is asked again")
+
+
+def test_the_scene_model_fails(ask: Ask, faults: Any) -> None:
+    """Its ensemble also decodes: the canvas comes from elsewhere then."""
+    faults.control("scene", FAIL="broken")
+    for _ in range(MINIMUM + 1):
+        verdict = ask()
+        assert verdict.status == "degraded"
+        assert set(missing(verdict)) == {"scene"}
+        assert verdict.image is not None
+        assert {answer.member for answer in verdict.answers} == ALL - {"scene"}
+
+
+def test_nobody_answers(ask: Ask, faults: Any, triton: grpc.InferenceServerClient) -> None:
+    for name in STAND_INS:
+        faults.control(name, FAIL="broken")
+    try:
+        triton.unload_model("yolox_nano")
+        verdict = ask()
+        assert verdict.status == "degraded"
+        assert verdict.decided_by is None
+        assert verdict.probability == 0.5
+        assert set(missing(verdict)) == ALL
+    finally:
+        triton.load_model("yolox_nano")
+
+
+async def test_200_requests_good_bad_hurried_and_cancelled(served: EmbeddedServer, ask: Ask, jpeg: bytes) -> None:
+    """All in flight at once. Each ends as it should, and none of them harms another or the members' breakers."""
+    async with AsyncRoadworkClient(served.grpc_url) as client:
+        tasks: list[asyncio.Task[Verdict]] = []
+        for number in range(200):
+            image = b"this is no image" if number % 4 == 1 else jpeg
+            seconds = (0.001, 0.01, 0.1, 0.3)[number // 4 % 4] if number % 4 == 2 else 150.0
+            tasks.append(asyncio.create_task(client.predict(image, deadline=seconds)))
+        await asyncio.sleep(0.2)
+        for task in tasks[3::4]:
+            task.cancel()
+        outcomes: Sequence[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        for number, outcome in enumerate(outcomes):
+            good, bad, hurried, cancelled = (number % 4 == kind for kind in range(4))
+            if good:
+                assert isinstance(outcome, Verdict), outcome
+                assert outcome.status == "ok", outcome.missing
+            elif bad:
+                assert isinstance(outcome, InvalidImage), outcome
+            elif hurried:
+                assert isinstance(outcome, (Verdict, DeadlineExceeded)), outcome
+            elif cancelled:
+                assert isinstance(outcome, (Verdict, asyncio.CancelledError)), outcome
+        assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) >= 25
+    assert ask().status == "ok"
+
+
+def processes_of(server: EmbeddedServer, model: str) -> list[int]:
+    """Process ids of the instances of a Python model."""
+    found = []
+    for task in Path(f"/proc/{server.pid}/task").glob("*/children"):
+        for process in task.read_text().split():
+            try:
+                command = Path(f"/proc/{process}/cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # ended meanwhile
+            if "triton_python_backend_stub" in command and f"/{model}/1/" in command:
+                found.append(int(process))
+    return found
