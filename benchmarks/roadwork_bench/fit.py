@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exit-error",
         type=float,
         default=Settings.exit_error,
-        help="most errors among images that leave at a stage (upper 95%% bound by image; default %(default)s)",
+        help="most of the images that leave at a stage wrong where the whole cascade would have been right "
+        "(upper 95%% bound by image; default %(default)s)",
     )
     parser.add_argument("--cv-folds", type=int, default=Settings.folds)
     parser.add_argument("--seed", type=int, default=Settings.seed, help="of the partition into folds")
@@ -78,7 +79,7 @@ def fit(table: Table, policy: Policy, settings: Settings, *, command: str, name:
         found = by_name.get(stage["name"])
         if found is None:
             continue
-        stage["accept"], stage["reject"] = found["accept"], found["reject"]
+        stage["accept"], stage["reject"], stage["when"] = found["accept"], found["reject"], found["when"]
         stage["members"].update(found["members"])
     data["stages"][-1]["accept"] = data["stages"][-1]["reject"] = None  # it ends there anyhow
     groups = sorted(set(sample.groups))

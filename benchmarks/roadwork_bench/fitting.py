@@ -32,8 +32,10 @@ IDLE = (0.4, 0.6)
 
 @dataclass(frozen=True)
 class Settings:
-    """exit_error: most errors among the images that leave at a stage, as an upper 95% bound that takes images as
-    independent. exit_groups: fewest drives among them. folds: of the inner and the outer partition alike.
+    """exit_error: most images among those that leave at a stage whose answer the whole cascade would have got right
+    and the exit gets wrong, as an upper 95% bound that takes images as independent. (What no later stage would have
+    mended is no reason to ask it.) exit_groups: fewest drives among them. folds: of the inner and the outer partition
+    alike.
     """
 
     exit_error: float = 0.02
@@ -60,7 +62,30 @@ def fit_policy(sample: Sample, policy: Policy, settings: Settings | None = None)
     data["pool"] = calibrated["pool"]
     for stage, source in zip(data["stages"], calibrated["stages"], strict=True):
         stage["members"] = source["members"]
+    _ask_where_it_matters(data)
     return parse_policy(data)
+
+
+def _ask_where_it_matters(data: dict[str, Any]) -> None:
+    """Set `when` of stages of text members alone to the probabilities that their words could lift over the threshold.
+
+    Such a member speaks only for roadwork (what it does not read does not enter the pool), so it cannot change a yes,
+    nor a no that lies too low. With S and W the pool and weight before it, w and l its own weight and largest logit:
+    (W S + w l) / (W + w) >= S_threshold gives the lowest S.
+    """
+    alpha, beta = data["pool"]["alpha"], data["pool"]["beta"]
+    least = (float(pool.logit(data["threshold"])) - beta) / alpha
+    before = 0.0
+    for stage in data["stages"]:
+        members = list(stage["members"].values())
+        weight = sum(member["weight"] for member in members)
+        if before and all(member["kind"] == "text" and member["nothing"] is None for member in members):
+            largest = max(float(pool.logit(pool.calibrate(1.0, m["a"], m["b"]))) for m in members)
+            lowest = (least * (before + weight) - weight * largest) / before
+            low = _rounded(float(pool.sigmoid(alpha * lowest + beta)))
+            if low < data["threshold"]:
+                stage["when"] = {"min_probability": low, "max_probability": data["threshold"]}
+        before += weight
 
 
 def best_threshold(labels: NDArray, probabilities: NDArray, weights: NDArray) -> float:
@@ -165,17 +190,18 @@ def _bounds(
     A zone is judged on the images that reach it.
     """
     inside = np.ones(len(sample), bool)
+    whole = held_back.probability >= threshold
     for index in range(held_back.asked.shape[1]):
         p = held_back.by_stage[:, index]
         accept = reject = None
         for cut in GRID[threshold < GRID]:  # from the widest zone to the narrowest
             zone = inside & held_back.may_accept[:, index] & (p >= cut)
-            if _safe(zone, sample.labels == 0, sample.groups, settings):
+            if _safe(zone, (sample.labels == 0) & ~whole, sample.groups, settings):
                 accept = _rounded(float(cut))
                 break
         for cut in GRID[threshold > GRID][::-1]:
             zone = inside & held_back.may_reject[:, index] & (p <= cut)
-            if _safe(zone, sample.labels == 1, sample.groups, settings):
+            if _safe(zone, (sample.labels == 1) & whole, sample.groups, settings):
                 reject = _rounded(float(cut))
                 break
         if accept is not None:
