@@ -122,7 +122,9 @@ def _environment(libraries: Path) -> dict[str, str]:
         folders.append(os.environ["LD_LIBRARY_PATH"])
     # The stub finds its site-packages through the python3 that is first on PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {"LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path}
+    # ONNX Runtime's published builds report usage to their maker unless told not to.
+    quiet = {"ORT_DISABLE_TELEMETRY": os.environ.get("ORT_DISABLE_TELEMETRY", "1")}
+    return {"LD_LIBRARY_PATH": os.pathsep.join(folders), "PATH": path, **quiet}
 
 
 def _libpython_folder() -> list[str]:

@@ -19,7 +19,9 @@ def figures(name: str, evaluation: dict[str, Any]) -> str:
     """Markdown table of average precision by class, or what to read instead for the scene model."""
     detector = evaluation["detectors"].get(name)
     if detector is None:
-        return "See `docs/accuracy.md`: a scene model has no boxes to count; its share in the cascade is measured there."
+        return (
+            "See `docs/accuracy.md`: a scene model has no boxes to count; its share in the cascade is measured there."
+        )
     lines = [
         f"Each of the {evaluation['photographs']} photographs ({evaluation['groups']} cities) is scored by networks that "
         f"never saw its city ({len(evaluation['held_out'])} folds); the committed network saw all of them.",
@@ -44,7 +46,9 @@ def write_card(name: str, weights: Path, evaluation: Path, repository: Path) -> 
     recipe_file = weights / "recipe.json"
     for needed in (recipe_file, evaluation):
         if not needed.is_file():
-            raise FileNotFoundError(f"{needed}: not there; run roadwork-export train and roadwork-export evaluate first")
+            raise FileNotFoundError(
+                f"{needed}: not there; run roadwork-export train and roadwork-export evaluate first"
+            )
     recipe = json.loads(recipe_file.read_text())
     target = repository / name / "MODEL_CARD.md"
     target.write_text(

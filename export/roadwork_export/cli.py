@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, default=4000)
     train.add_argument("--minutes", type=float, help="end after this many minutes at the latest")
     train.add_argument("--batch", type=int, default=32)
+    train.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
+    train.add_argument("--start", type=Path, help="folder that `train` wrote, to continue from (default: COCO weights)")
     train.add_argument("--workers", type=int, default=3)
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -59,14 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "train":
         from .train.train import Recipe, train
 
-        train(
-            Recipe(
-                str(arguments.data), str(arguments.coco), arguments.fold, arguments.folds, arguments.steps,
-                arguments.batch, minutes=arguments.minutes, workers=arguments.workers, seed=arguments.seed,
-                device=arguments.device,
-            ),
-            arguments.out,
-        )  # fmt: skip
+        recipe = Recipe(
+            data=str(arguments.data),
+            coco=str(arguments.coco),
+            fold=arguments.fold,
+            folds=arguments.folds,
+            steps=arguments.steps,
+            batch=arguments.batch,
+            rate=arguments.rate,
+            workers=arguments.workers,
+            seed=arguments.seed,
+            device=arguments.device,
+            minutes=arguments.minutes,
+            start=str(arguments.start) if arguments.start else None,
+        )
+        train(recipe, arguments.out)
     elif arguments.command == "build":
         from .build import build
 

@@ -93,6 +93,9 @@ def faults(module_repository: Any) -> Any:
 def served(faults: Any) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(faults.path, MODELS, probes=["roadwork"], drain=2) as started:
         yield started
+        if not started.running:  # a crash of Triton itself: its log would go with the server
+            print(started.log_text()[-4000:])
+            pytest.fail("tritonserver ended while the tests ran")
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ class Recipe:
     seed: int = 0
     device: str = "cuda"
     minutes: float | None = None
+    start: str | None = None
 
 
 class Stream(IterableDataset):
@@ -120,6 +121,7 @@ def train(recipe: Recipe, out: Path) -> None:
     cv2.setNumThreads(0)
     torch.manual_seed(recipe.seed)
     device = torch.device(recipe.device)
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
     data = Path(recipe.data)
     groups = assign_folds(read_rows(data), recipe.folds)
     held_out = {g for g, k in groups.items() if k == recipe.fold}
@@ -132,9 +134,12 @@ def train(recipe: Recipe, out: Path) -> None:
     first = next(batches)[0].permute(0, 3, 1, 2).flip(1).float()
     nets = networks()
     for name, net in nets.items():
-        print(
-            f"{name}: {start_from_coco(net, Path(recipe.coco), first[:8])} convolutions from COCO weights", flush=True
-        )
+        if recipe.start is None:
+            copied = start_from_coco(net, Path(recipe.coco), first[:8])
+            print(f"{name}: {copied} convolutions from COCO weights", flush=True)
+        else:
+            net.load_state_dict(torch.load(Path(recipe.start) / f"{name}.pt", map_location="cpu", weights_only=True))
+            print(f"{name}: continued from {recipe.start}", flush=True)
         net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     averages = {name: Average(net, recipe.ema) for name, net in nets.items()}
     optimisers = {

@@ -148,3 +148,14 @@ def test_success_alone_never_opens(time: Time, rate: float) -> None:
     for _ in range(5):
         call(breaker, True)
     assert breaker.state == "closed"
+
+
+def test_a_closed_breaker_is_trusted_until_a_failure_and_again_after_a_success() -> None:
+    breaker = Breaker(window=20, minimum=5, failure_rate=0.5, open_seconds=10.0)
+    assert breaker.trusted
+    for answered in (False, True):
+        permit = breaker.admit()
+        assert permit is not None
+        permit.success() if answered else permit.failure()
+        assert breaker.state == "closed"
+        assert breaker.trusted is answered

@@ -85,6 +85,11 @@ class Breaker:
         return "half_open" if self._clock() - self._opened_at >= self._open_seconds else "open"
 
     @property
+    def trusted(self) -> bool:
+        """Closed, and the last call that is known was answered."""
+        return self._opened_at is None and (not self._calls or self._calls[-1])
+
+    @property
     def retry_in(self) -> float:
         """Seconds until a probe may go through; 0 unless open."""
         if self._opened_at is None:

@@ -146,7 +146,7 @@ class _StageCall:
             gap = await self._prepare()
             if gap is not None:
                 return StageResult(missing=[self._gap(member, gap) for member in stage.members])
-        if stage.model is not None and self._all_closed():
+        if stage.model is not None and self._all_well():
             permit = self._breakers[stage.model].admit()
             if permit is not None:
                 with permit:
@@ -161,12 +161,12 @@ class _StageCall:
                     return result
         return await self._ask_members()
 
-    def _all_closed(self) -> bool:
+    def _all_well(self) -> bool:
         """Whether no model inside the ensemble is known to be failing: one would take the whole ensemble with it."""
         models = [member.name for member in self._stage.members]
         if self._stage.prepare is not None:
             models.append(self._stage.prepare)
-        return all(self._breakers[model].state == "closed" for model in models)
+        return all(self._breakers[model].trusted for model in models)
 
     async def _ask_ensemble(
         self, model: str, permit: Permit, until: float
