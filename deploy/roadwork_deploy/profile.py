@@ -24,11 +24,14 @@ class Share:
     Attributes:
         instances: copies that run at once; None leaves `config.pbtxt` as it is.
         threads: of one instance; None leaves `config.pbtxt` as it is. 0 lets the backend choose.
+        batching: False lets no requests wait for others to be batched with; None leaves `config.pbtxt` as it is. On a
+            CPU a batch of a small network is slower an image than its images one by one: they fall out of the cache.
         parameters: of `config.pbtxt` that are set to something else.
     """
 
     instances: int | None = None
     threads: int | None = None
+    batching: bool | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -140,11 +143,12 @@ class _Reader:
         return tuple(value)
 
     def share(self, where: str, value: Any) -> Share:
-        data = self.mapping(where, {} if value is None else value, ("instances", "threads", "parameters"))
+        data = self.mapping(where, {} if value is None else value, ("instances", "threads", "batching", "parameters"))
         parameters = self.mapping(f"{where}.parameters", data.get("parameters") or {})
         return Share(
             instances=self.count(f"{where}.instances", data.get("instances"), least=1),
             threads=self.count(f"{where}.threads", data.get("threads"), least=0),
+            batching=self.switch(f"{where}.batching", data.get("batching")),
             parameters={str(key): str(value) for key, value in parameters.items()},
         )
 
@@ -175,6 +179,11 @@ class _Reader:
     def text(self, where: str, value: Any) -> str:
         if not isinstance(value, str) or not value:
             raise self.fail(where, f"is text, got {value!r}")
+        return value
+
+    def switch(self, where: str, value: Any) -> bool | None:
+        if value is not None and not isinstance(value, bool):
+            raise self.fail(where, f"is true or false, got {value!r}")
         return value
 
     def count(self, where: str, value: Any, least: int) -> int | None:

@@ -93,6 +93,8 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
             group.ClearField("gpus")
     del config.instance_group[:]
     config.instance_group.extend(groups)
+    if share.batching is False:
+        config.ClearField("dynamic_batching")
     if share.threads is not None:
         # The name that each backend has for it.
         key = "intra_op_thread_count" if model.backend == "onnxruntime" else "threads"
