@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2}
+TELL_SECONDS = 0.5
+"""Every count is a message to the server process and back, a dozen a verdict: they are summed and told together."""
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Metrics:
@@ -26,41 +31,66 @@ class Metrics:
             "stage_us": _family("roadwork_stage_duration_us", "Microseconds spent in a stage", counter),
             "breaker": _family("roadwork_breaker_state", "0 closed, 1 half open, 2 open", gauge),
         }
-        self._metrics: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
-        # Every count is a message to the server process and back; no request waits for it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
+        self._metrics: dict[Key, Any] = {}
+        self._sums: Counter[Key] = Counter()
+        self._levels: dict[Key, int] = {}
+        self._told: dict[Key, int] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tell_now_and_then, name="metrics", daemon=True)
+        self._thread.start()
 
     def count(self, verdict: Mapping[str, Any], breakers: Mapping[str, str]) -> None:
-        """Count a verdict, later."""
-        self._thread.submit(self._count, verdict, dict(breakers))
+        """Count a verdict; the server hears of it within TELL_SECONDS."""
+        with self._lock:
+            self._add("verdicts", 1, status=verdict["status"], decided_by=verdict["decided_by"] or "nobody")
+            for gap in verdict["missing"]:
+                self._add("missing", 1, member=gap["member"], reason=gap["reason"])
+            for stage in verdict["stages"]:
+                self._add("stages", 1, stage=stage["name"], outcome=stage["outcome"])
+                if stage["outcome"] != "skipped":
+                    self._add("stage_us", stage["milliseconds"] * 1000.0, stage=stage["name"])
+            for model, state in breakers.items():
+                self._levels[_key("breaker", model=model, instance=self._instance)] = BREAKER_LEVEL[state]
 
     def count_error(self, outcome: str) -> None:
-        """Count a request that got an error, later."""
-        self._thread.submit(self._add, "errors", 1, outcome=outcome)
+        """Count a request that got an error."""
+        with self._lock:
+            self._add("errors", 1, outcome=outcome)
 
     def close(self) -> None:
-        """Stop counting."""
-        self._thread.shutdown(wait=True)
+        """Tell what is left, and stop."""
+        self._ended.set()
+        self._thread.join(timeout=5.0)
 
-    def _count(self, verdict: Mapping[str, Any], breakers: Mapping[str, str]) -> None:
-        self._add("verdicts", 1, status=verdict["status"], decided_by=verdict["decided_by"] or "nobody")
-        for gap in verdict["missing"]:
-            self._add("missing", 1, member=gap["member"], reason=gap["reason"])
-        for stage in verdict["stages"]:
-            self._add("stages", 1, stage=stage["name"], outcome=stage["outcome"])
-            if stage["outcome"] != "skipped":
-                self._add("stage_us", stage["milliseconds"] * 1000.0, stage=stage["name"])
-        for model, state in breakers.items():
-            self._metric("breaker", model=model, instance=self._instance).set(BREAKER_LEVEL[state])
+    def _tell_now_and_then(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._ended.wait(TELL_SECONDS)
+            self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            sums, self._sums = self._sums, Counter()
+            levels = {key: level for key, level in self._levels.items() if self._told.get(key) != level}
+        for key, value in sums.items():
+            self._metric(key).increment(value)
+        for key, level in levels.items():
+            self._metric(key).set(level)
+            self._told[key] = level
 
     def _add(self, family: str, value: float, **labels: str) -> None:
-        self._metric(family, **labels).increment(value)
+        self._sums[_key(family, **labels)] += value  # type: ignore[assignment]
 
-    def _metric(self, family: str, **labels: str) -> Any:
-        key = (family, tuple(sorted(labels.items())))
+    def _metric(self, key: Key) -> Any:
         if key not in self._metrics:
-            self._metrics[key] = self._families[family].Metric(labels=labels)
+            family, labels = key
+            self._metrics[key] = self._families[family].Metric(labels=dict(labels))
         return self._metrics[key]
+
+
+def _key(family: str, **labels: str) -> Key:
+    return family, tuple(sorted(labels.items()))
 
 
 def _family(name: str, description: str, kind: Any) -> Any:
