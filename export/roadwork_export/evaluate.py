@@ -9,34 +9,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnxruntime
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from roadwork_cascade.taxonomy import load_taxonomy
 
+from .canvas import letterbox
 from .train.photos import BOXED_SOURCE, Photo, load_photos, read_rows
 
 DETECTORS = ("yolox_nano", "centernet_nano")
-SIDE = 640
-
-
-def letterbox(image: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """Canvas uint8 [640, 640, 3], scale, pad_x, pad_y, as the `decode` model makes them."""
-    height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
-    size = (round(width * scale), round(height * scale))
-    canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
-    x, y = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas[y : y + size[1], x : x + size[0]] = cv2.resize(image, size, interpolation=interpolation)
-    return canvas, scale, float(x), float(y)
 
 
 def detections(session: onnxruntime.InferenceSession, photo: Photo, image_id: int) -> list[dict[str, Any]]:
     """COCO result rows in pixels of the photograph."""
-    canvas, scale, x, y = letterbox(photo.image)
+    canvas, size, x, y = letterbox(photo.image)
+    scale = max(size) / max(photo.image.shape[:2])
     boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"canvas": canvas[None]})
     boxes = (boxes[0] - np.array([x, y, x, y])) / scale
     return [

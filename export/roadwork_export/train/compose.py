@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 from roadwork_cascade.taxonomy import load_taxonomy
 
+from roadwork_export.canvas import SIDE, letterbox
 from roadwork_export.scenes import OBJECTS, paste, render_object, render_scene
 
 from .photos import Photo, Photos
 
-CANVAS = 640
-PADDING = 114
 CAMERA_HEIGHT = 1.4
 """Metres above the road of a dashcam, which ties an object's size in pixels to where it stands."""
 HEIGHTS = {
@@ -74,8 +73,7 @@ class Composer:
     def draw(self, rng: np.random.Generator) -> Sample:
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
         picture = getattr(self, f"_{kind}")(rng)
-        sample = to_canvas(crop(picture, rng, strong=kind not in ("window",)), rng, self.evidence)
-        return sample
+        return to_canvas(crop(picture, rng, strong=kind != "window"), rng, self.evidence)
 
     def _frame(self, rng: np.random.Generator) -> Picture:
         photo = pick(self.frames, rng)
@@ -254,14 +252,10 @@ def to_canvas(picture: Picture, rng: np.random.Generator, evidence: np.ndarray) 
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
         image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
-    scale = CANVAS / max(height, width)
+    scale = SIDE / max(height, width)
     if rng.random() < 0.25:
         scale *= rng.uniform(0.6, 1.0)  # objects smaller than any crop makes them
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = np.full((CANVAS, CANVAS, 3), PADDING, np.uint8)
-    left, top = (CANVAS - size[0]) // 2, (CANVAS - size[1]) // 2
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=interpolation)
+    canvas, size, left, top = letterbox(image, scale)
 
     ratio = size[0] / picture.image.shape[1]
     full = picture.boxes * ratio

@@ -172,7 +172,6 @@ def load_policy(path: str | Path) -> Policy:
 def parse_policy(data: Any) -> Policy:
     """Check a policy given as plain dicts and lists. Raises `PolicyError` naming the field."""
     check_policy(data)
-    check_policy(data)
     canonical = json.dumps(data, sort_keys=True, default=str).encode()
     return _build(data, hashlib.sha256(canonical).hexdigest()[:12])
 
