@@ -11,7 +11,9 @@ COMMANDS = {
     "record": "score every image once with every stage, into a table",
     "fit": "fit the policy to a table, and report it on groups it was not fitted on",
     "accuracy": "how right the cascade is on labelled images or a table",
+    "climb": "the cascade with its tiers, without them, and each tier alone, on recorded scores",
     "overhead": "a whole request against a bare loop of the same models",
+    "tier": "a vision-language tier through Triton against the same engine called directly",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_cascade.policy import Policy, load_policy, parse_policy, write_policy
+from roadwork_cascade.policy_parts import Stage, Tier
 
 from roadwork_bench.about import about
 from roadwork_bench.accuracy import POLICY, assess, summary
@@ -71,17 +72,17 @@ def out_of_fold(table: Table, policy: Policy, settings: Settings) -> dict[str, A
 def fit(table: Table, policy: Policy, settings: Settings, *, command: str, name: str = NAME) -> Policy:
     """The policy fitted on all rows, with what it was fitted on. Members that were not recorded keep their numbers."""
     reduced, _ = recordable(policy, table)
-    sample = table.sample()
+    sample = table.sample(policy.fusion)
     fitted = fit_policy(sample, reduced, settings).to_dict()
     data = policy.to_dict()
-    by_name = {stage["name"]: stage for stage in fitted["stages"]}
-    for stage in data["stages"]:
-        found = by_name.get(stage["name"])
+    by_name = {step["name"]: step for step in [*fitted["stages"], *fitted.get("tiers", [])]}
+    for step in [*data["stages"], *data.get("tiers", [])]:
+        found = by_name.get(step["name"])
         if found is None:
             continue
-        stage["accept"], stage["reject"], stage["when"] = found["accept"], found["reject"], found["when"]
-        stage["members"].update(found["members"])
-    data["stages"][-1]["accept"] = data["stages"][-1]["reject"] = None  # it ends there anyhow
+        step["accept"], step["reject"], step["when"] = found["accept"], found["reject"], found["when"]
+        step["members"].update(found["members"])
+    _unbound_ends(data)
     groups = sorted(set(sample.groups))
     data |= {"threshold": fitted["threshold"], "pool": fitted["pool"], "name": name}
     data["fitted"] = {
@@ -95,14 +96,26 @@ def fit(table: Table, policy: Policy, settings: Settings, *, command: str, name:
     return parse_policy(data)
 
 
+def _unbound_ends(data: dict[str, Any]) -> None:
+    """Take the bounds off what nothing comes after: the cascade ends there anyhow."""
+    climbs = [route["climb"] for route in data.get("routes", ())]
+    if not any(climbs):
+        data["stages"][-1]["accept"] = data["stages"][-1]["reject"] = None
+    followed = {name for climb in climbs for name in climb[:-1]}
+    for tier in data.get("tiers", ()):
+        if tier["name"] not in followed:
+            tier["accept"] = tier["reject"] = None
+
+
 def describe(policy: Policy) -> str:
     """What was fitted, in a few lines."""
     lines = [f"Fitted: threshold {policy.threshold:.3f}, alpha {policy.pool.alpha:.2f}, beta {policy.pool.beta:+.2f}"]
-    for stage in policy.stages:
-        accept = "never" if stage.accept is None else f"P >= {stage.accept:.4g}"
-        reject = "never" if stage.reject is None else f"P <= {stage.reject:.4g}"
-        lines.append(f"  {stage.name}: accepts {accept}, rejects {reject}")
-        for member in stage.members:
+    asked: list[Stage | Tier] = [*policy.stages, *policy.tiers]
+    for step in asked:
+        accept = "never" if step.accept is None else f"P >= {step.accept:.4g}"
+        reject = "never" if step.reject is None else f"P <= {step.reject:.4g}"
+        lines.append(f"  {step.name}: accepts {accept}, rejects {reject}")
+        for member in (step.member,) if isinstance(step, Tier) else step.members:
             nothing = "" if member.nothing is None else f", nothing seen {member.nothing:.3f}"
             lines.append(f"    {member.name}: a {member.a:.2f}, b {member.b:+.2f}{nothing}")
     return "\n".join(lines)

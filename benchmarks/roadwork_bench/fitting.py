@@ -18,7 +18,7 @@ from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
 
 from roadwork_bench.calibration import fit_constant, fit_slope_and_shift
-from roadwork_bench.replay import Replay, replay, unbounded
+from roadwork_bench.replay import Replay, replay, steps, unbounded
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
 from roadwork_bench.statistics import error_rate_upper, mcc_from_rates
 
@@ -56,12 +56,12 @@ def fit_policy(sample: Sample, policy: Policy, settings: Settings | None = None)
         sample.labels, held_back.probability, balanced_weights(sample.labels, sample.groups, sample.sources)
     )
     data["threshold"] = _rounded(threshold)
-    for stage, bounds in zip(data["stages"], _bounds(sample, held_back, threshold, settings), strict=True):
-        stage["accept"], stage["reject"] = bounds
     calibrated = _calibrated(sample, policy).to_dict()
     data["pool"] = calibrated["pool"]
-    for stage, source in zip(data["stages"], calibrated["stages"], strict=True):
-        stage["members"] = source["members"]
+    all_steps, sources = _steps(data), _steps(calibrated)
+    for step, source, bounds in zip(all_steps, sources, _bounds(sample, held_back, threshold, settings), strict=True):
+        step["accept"], step["reject"] = bounds
+        step["members"] = source["members"]
     _ask_where_it_matters(data)
     return parse_policy(data)
 
@@ -119,7 +119,7 @@ def cross_validate(sample: Sample, policy: Policy, settings: Settings | None = N
     n = len(sample)
     result = Tested(
         *(np.full(n, np.nan), np.zeros(n, bool), np.full(n, np.nan), np.zeros(n, bool)),
-        asked=np.zeros((n, len(policy.stages)), bool),
+        asked=np.zeros((n, len(steps(policy))), bool),
         fold=np.full(n, -1),
     )
     for number, (train, test) in enumerate(_folds(sample, settings)):
@@ -138,13 +138,13 @@ def _calibrated(sample: Sample, policy: Policy) -> Policy:
     """Calibration of each member, then alpha and beta of the pool that the routing leaves without early ends."""
     weights = balanced_weights(sample.labels, sample.groups, sample.sources)
     data = unbounded(policy).to_dict()
-    for stage in data["stages"]:
-        for name, member in stage["members"].items():
+    for step in _steps(data):
+        for name, member in step["members"].items():
             member.update(_fit_member(sample.of(name), member, sample.labels, weights))
     data["pool"] = {"alpha": 1.0, "beta": 0.0}
     for _ in range(2):  # whether a stage is asked depends on the pool, so the second pass sees what the first changed
         current = parse_policy(data)
-        x = pool.logit(replay(current, sample, all_stages=False).probability)
+        x = pool.logit(replay(current, sample, all_stages=False, needless=True).probability)
         x = (x - current.pool.beta) / current.pool.alpha
         alpha, beta = fit_slope_and_shift(x, sample.labels, weights)
         data["pool"] = {"alpha": _rounded(alpha), "beta": _rounded(beta)}
@@ -155,7 +155,7 @@ def _fit_member(raw: NDArray, member: dict[str, Any], labels: NDArray, weights: 
     answered = ~np.isnan(raw)
     if not answered.any():
         return {}
-    silent = answered & (raw < pool.NOTHING_BELOW) & (member["kind"] != "scene")
+    silent = answered & (raw < pool.NOTHING_BELOW) & (member["kind"] in ("boxes", "text"))
     spoke = answered & ~silent
     a, b = fit_slope_and_shift(pool.logit(raw[spoke]), labels[spoke], weights[spoke])
     fitted: dict[str, Any] = {"a": _rounded(a), "b": _rounded(b)}
@@ -170,13 +170,13 @@ def _fit_member(raw: NDArray, member: dict[str, Any], labels: NDArray, weights: 
 
 def _held_back(sample: Sample, policy: Policy, settings: Settings) -> Replay:
     """Every image routed, without early ends, by a calibration of the other inner folds."""
-    n, stages = len(sample), len(policy.stages)
+    n, count = len(sample), len(steps(policy))
     result = Replay(
         np.full(n, np.nan),
-        *(np.zeros((n, stages), kind) for kind in (bool, float, bool, bool)),  # type: ignore[arg-type]
+        *(np.zeros((n, count), kind) for kind in (bool, float, bool, bool)),  # type: ignore[arg-type]
     )
     for train, test in _folds(sample, settings):
-        part = replay(_calibrated(sample.take(train), policy), sample.take(test), all_stages=False)
+        part = replay(_calibrated(sample.take(train), policy), sample.take(test), all_stages=False, needless=True)
         for name, values in vars(part).items():
             getattr(result, name)[test] = values
     return result
@@ -185,7 +185,7 @@ def _held_back(sample: Sample, policy: Policy, settings: Settings) -> Replay:
 def _bounds(
     sample: Sample, held_back: Replay, threshold: float, settings: Settings
 ) -> Iterator[tuple[float | None, float | None]]:
-    """Accept and reject of each stage: the widest zones that keep their errors below the bound.
+    """Accept and reject of each stage and tier: the widest zones that keep their errors below the bound.
 
     A zone is judged on the images that reach it.
     """
@@ -219,6 +219,11 @@ def _safe(zone: NDArray, wrong: NDArray, groups: NDArray, settings: Settings) ->
 
 def _folds(sample: Sample, settings: Settings) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     return grouped_folds(sample.labels, sample.groups, settings.folds, settings.seed)
+
+
+def _steps(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Stages, then tiers, of a policy as plain data: the columns of a `Replay`."""
+    return [*data["stages"], *data.get("tiers", [])]
 
 
 def _rounded(value: float) -> float:

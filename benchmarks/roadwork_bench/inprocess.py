@@ -13,7 +13,7 @@ import importlib.util
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from roadwork_cascade.engine import INVALID_IMAGE, EngineError, EngineTimeout, ModelUnavailable
+from roadwork_cascade.engine import INVALID_IMAGE, EngineError, EngineTimeout, ModelUnavailable, Piece
 from roadwork_deploy.repository import Model, read_models
 
 Arrays = dict[str, np.ndarray]
@@ -126,6 +126,20 @@ class InProcessEngine:
             return await asyncio.wait_for(self._ask(model, inputs), timeout)
         except asyncio.TimeoutError:
             raise EngineTimeout(f"{model}: no answer within {timeout * 1000:.0f} ms") from None
+
+    async def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        images: Sequence[bytes],
+        sampling: Mapping[str, Any],
+        stream: bool,
+        timeout: float,
+    ) -> AsyncIterator[Piece]:
+        """Tiers have an engine of their own, which does not run here: the cascade goes on without them."""
+        raise ModelUnavailable(f"{model}: vision-language tiers are not run in process")
+        yield  # an asynchronous generator, as the protocol wants
 
     async def _ask(self, model: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
         config = self.models.get(model)

@@ -20,7 +20,7 @@ from roadwork_bench.fitting import Settings, cross_validate
 from roadwork_bench.inprocess import InProcessEngine, image_tensor
 from roadwork_bench.progress import Progress
 from roadwork_bench.record import DRAWN_SCORE, without_letterbox
-from roadwork_bench.replay import replay, without_members
+from roadwork_bench.replay import replay, steps, without_members
 from roadwork_bench.table import Row, Table
 
 PATIENCE_MS = 60_000.0
@@ -59,7 +59,8 @@ def fitted_groups(policy: Policy) -> set[str]:
 def recordable(policy: Policy, table: Table) -> tuple[Policy, list[str]]:
     """The policy less the members that the table has no score of, and a note for each."""
     have = set(table.sample().members)
-    lacking = [member.name for _, member in policy.members() if member.name not in have]
+    members = [member.name for _, member in policy.members()] + [tier.member.name for tier in policy.tiers]
+    lacking = [name for name in members if name not in have]
     if not lacking:
         return policy, []
     return without_members(policy, lacking), [f"{name} was not recorded and is left out" for name in lacking]
@@ -67,7 +68,7 @@ def recordable(policy: Policy, table: Table) -> tuple[Policy, list[str]]:
 
 def judge_table(table: Table, policy: Policy, *, cross_validated: bool, settings: Settings | None = None) -> Judged:
     """Decisions from recorded scores, by the policy as it is or by policies fitted on other groups."""
-    sample, rows = table.sample(), table.usable
+    sample, rows = table.sample(policy.fusion), table.usable
     policy, notes = recordable(policy, table)
     if cross_validated:
         tested = cross_validate(sample, policy, settings)
@@ -91,7 +92,7 @@ def judge_table(table: Table, policy: Policy, *, cross_validated: bool, settings
         sources=sample.sources,
         probability=probability,
         decision=decision,
-        stages=[stage.name for stage in policy.stages],
+        stages=steps(policy),
         asked=asked,
         full_decision=full,
         blobs=None if any(count is None for count in blobs) else np.array(blobs),
@@ -104,13 +105,10 @@ def judge_table(table: Table, policy: Policy, *, cross_validated: bool, settings
 
 
 def asked_milliseconds(rows: list[Row], policy: Policy, asked: NDArray) -> NDArray[np.float64]:
-    """Recorded times of the stages asked: decoding once, then the slowest member of each stage."""
-    stage_ms = np.array(
-        [
-            [max((row.ms.get(m.name, 0.0) for m in stage.members), default=0.0) for stage in policy.stages]
-            for row in rows
-        ]
-    )
+    """Recorded times of the steps asked: decoding once, then the slowest member of each stage, and each tier."""
+    members = [[member.name for member in stage.members] for stage in policy.stages]
+    members += [[tier.member.name] for tier in policy.tiers]
+    stage_ms = np.array([[max(row.ms.get(name, 0.0) for name in names) for names in members] for row in rows])
     return (stage_ms * asked).sum(axis=1) + np.array([row.ms.get("decode", 0.0) for row in rows])
 
 
@@ -138,7 +136,9 @@ async def _judge(folder: Path, photographs: list[Photograph], policy: Policy, en
         progress.step()
     verdicts = [verdict for _, verdict, _ in kept]
     degraded = sum(verdict["status"] != "ok" for verdict in verdicts)
-    asked = [[stage["outcome"] != "skipped" for stage in verdict["stages"]] for verdict in verdicts]
+    # No tier runs in process: what is judged here is perception.
+    count = len(policy.stages)
+    asked = [[stage["outcome"] != "skipped" for stage in verdict["stages"][:count]] for verdict in verdicts]
     return Judged(
         method="policy as it is",
         files=[photograph.file for photograph, _, _ in kept],
@@ -148,7 +148,7 @@ async def _judge(folder: Path, photographs: list[Photograph], policy: Policy, en
         probability=np.array([verdict["probability"] for verdict in verdicts]),
         decision=np.array([verdict["roadwork"] for verdict in verdicts]),
         stages=[stage.name for stage in policy.stages],
-        asked=np.array(asked, bool).reshape(len(verdicts), len(policy.stages)),
+        asked=np.array(asked, bool).reshape(len(verdicts), count),
         full_decision=None,
         blobs=np.array([blobs for _, _, blobs in kept]),
         evidence=[[(box["class"], box["score"], box["box"]) for box in verdict["boxes"]] for verdict in verdicts],
@@ -163,8 +163,8 @@ def patient(policy: Policy) -> Policy:
     """The policy with deadlines that no machine misses."""
     data = policy.to_dict()
     data["deadline_ms"] = PATIENCE_MS
-    for stage in data["stages"]:
-        stage["deadline_ms"] = PATIENCE_MS
+    for step in [*data["stages"], *data.get("tiers", [])]:
+        step["deadline_ms"] = PATIENCE_MS
     return parse_policy(data)
 
 

@@ -20,6 +20,7 @@ from roadwork_bench.folds import Folds, read_folds
 from roadwork_bench.inprocess import InProcessEngine, image_tensor
 from roadwork_bench.progress import Progress
 from roadwork_bench.table import Row, Table, load_table
+from roadwork_bench.tier_scores import parse_tier, take_in
 
 SAVE_SECONDS = 20.0
 KEPT_BOXES = 12
@@ -29,6 +30,9 @@ DRAWN_SCORE = 0.25
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="images.csv beside images, or folders roadwork/ and no_roadwork/")
     parser.add_argument("--out", type=Path, default=Path("table.json"), help="table; continued where it exists")
+    parser.add_argument(
+        "--tier", action="append", default=[], metavar="MEMBER=FILE", help="a tier's scores that evaluate-tier wrote"
+    )
     add_model_arguments(parser)
 
 
@@ -56,6 +60,10 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         threads=arguments.threads,
         command=command,
     )
+    for text in arguments.tier:
+        scores = parse_tier(text)
+        print(f"{take_in(table, scores, arguments.model_repository)} images with answers of {scores.member}")
+        table.save(arguments.out)
     failed = [row for row in table.rows if row.error]
     print(f"{len(table.usable)} images with scores of {', '.join(table.kinds)} in {arguments.out}")
     for row in failed:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from roadwork_cascade.engine import EngineError, ModelUnavailable
+from roadwork_cascade.engine import EngineError, ModelUnavailable, Piece, TokenLogprob
+from roadwork_cascade.policy import Policy
+from roadwork_cascade.prompts import Prompt, Prompts, TierImage
 from roadwork_cascade.taxonomy import load_taxonomy
 
 from roadwork_bench.table import Row
 
 SLOTS = 100
 CANVAS = 640
+YES, NO = 1, 2
 
 
 class RecordedEngine:
@@ -54,6 +59,27 @@ class RecordedEngine:
             raise ModelUnavailable(f"{model}: {', '.join(missing)} was not recorded")
         return arrays
 
+    async def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        images: Sequence[bytes],
+        sampling: Mapping[str, Any],
+        stream: bool,
+        timeout: float,
+    ) -> AsyncIterator[Piece]:
+        """A tier's recorded answer as the one token whose probabilities give it. Use `recorded_prompts` with it."""
+        row = self._current
+        if row is None or model not in row.scores:
+            raise ModelUnavailable(f"{model} was not recorded")
+        self._now += row.ms.get(model, 0.0) / 1000
+        raw = row.scores[model]
+        shares = {YES: raw, NO: 1.0 - raw}
+        logprobs = {token: TokenLogprob(math.log(share)) for token, share in shares.items() if share > 0}
+        read, written = row.tokens.get(model, (0, 0))
+        yield Piece("yes" if raw >= 0.5 else "no", [logprobs], read, written, "stop")
+
     def _answer(self, row: Row, name: str) -> dict[str, np.ndarray]:
         kind, score = self._kinds[name], row.scores[name]
         if kind == "boxes":
@@ -62,6 +88,13 @@ class RecordedEngine:
         if kind == "scene":
             return {"presence": presence}
         return {"presence": presence, "words": np.array([json.dumps(row.words).encode()], np.object_)}
+
+
+def recorded_prompts(policy: Policy) -> Prompts:
+    """Prompts of a policy's tiers whose answers `RecordedEngine.generate` gives, each as a scorer's."""
+    image = TierImage("original")
+    prompt = Prompt("scorer", "", None, image, {"max_tokens": 1}, yes={"yes": YES}, no={"no": NO})
+    return Prompts(known={tier.member.name: prompt for tier in policy.tiers})
 
 
 def _box_arrays(kept: list[list[float]], geometry: list[float], strength: float) -> dict[str, np.ndarray]:

@@ -6,23 +6,28 @@ two together. No member fails for lack of time here: a score that is NaN is a me
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
+from roadwork_cascade.policy_parts import Seen, When
 
+from roadwork_bench.errors import BenchError
 from roadwork_bench.sample import Sample
+
+LOOKING = ("boxes", "scene")
+"""Kinds of members whose agreement is asked: text tells of signs, tiers are asked because the others disagree."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """n images through s stages.
+    """n images through k steps: the policy's stages in their order, then its tiers in theirs (`steps` names them).
 
-    probability [n]: the verdict's. asked [n, s]: whether the stage was asked. by_stage [n, s]: pooled probability after
-    it, NaN where it was not asked. may_accept, may_reject [n, s]: quorum and agreement allow to end there on that side.
+    probability [n]: the verdict's. asked [n, k]: whether the step was asked. by_stage [n, k]: pooled probability after
+    it, NaN where it was not asked. may_accept, may_reject [n, k]: quorum and agreement allow to end there on that side.
     """
 
     probability: NDArray[np.float64]
@@ -32,62 +37,159 @@ class Replay:
     may_reject: NDArray[np.bool_]
 
 
-def replay(policy: Policy, sample: Sample, *, all_stages: bool | None = None) -> Replay:
-    """Route every image of the sample. `all_stages` as in `Cascade.run`."""
+def steps(policy: Policy) -> list[str]:
+    """Names of what is asked, in the order of `Replay`'s columns."""
+    return [stage.name for stage in policy.stages] + [tier.name for tier in policy.tiers]
+
+
+def replay(policy: Policy, sample: Sample, *, all_stages: bool | None = None, needless: bool = False) -> Replay:
+    """Route every image of the sample. `all_stages` as in `Cascade.run`.
+
+    `needless`: tiers of a route are asked also where their answer cannot change the verdict. Fitting wants that,
+    because what can change a verdict depends on the very numbers that are fitted.
+    """
     everything = policy.all_stages if all_stages is None else all_stages
-    n, stages = len(sample), policy.stages
-    listed = list(policy.members())
-    weights = np.array([member.weight for _, member in listed])
-    looks = np.array([member.kind != "text" for _, member in listed])
-    raw = np.column_stack([sample.of(member.name) for _, member in listed])
-    said = np.column_stack(
-        [
-            pool.member_probability(raw[:, k], member.kind, member.a, member.b, member.nothing)
-            for k, (_, member) in enumerate(listed)
-        ]
-    )
-    known = np.zeros((n, len(listed)), bool)
-    done = np.zeros(n, bool)
-    probability = np.full(n, pool.NEUTRAL)
-    asked = np.zeros((n, len(stages)), bool)
-    by_stage = np.full((n, len(stages)), np.nan)
-    may_accept, may_reject = np.zeros_like(asked), np.zeros_like(asked)
-    quorate, yes, no = _standing(policy, known, raw, said, weights, looks)
-    for index, stage in enumerate(stages):
-        wanted = np.ones(n, bool)
+    state = _State(policy, sample)
+    for index, stage in enumerate(policy.stages):
+        wanted = np.ones(len(sample), bool)
         if not everything and stage.when is not None:
-            disagreement = ~(yes | no)
-            holds = [stage.when.holds(p, d) for p, d in zip(probability, disagreement, strict=True)]
-            wanted = np.array(holds, bool) | ~quorate
-        now = wanted & ~done
-        asked[:, index] = now
-        known |= now[:, np.newaxis] & np.array([owner is stage for owner, _ in listed])
-        pooled = pool.pool(np.where(known, said, np.nan), weights, policy.pool.alpha, policy.pool.beta)
-        probability = np.where(now, pooled, probability)
-        by_stage[now, index] = probability[now]
-        quorate, yes, no = _standing(policy, known, raw, said, weights, looks)
-        may_accept[:, index], may_reject[:, index] = now & quorate & yes, now & quorate & no
+            wanted = state.holds(stage.when) | ~state.quorate
+        now = wanted & ~state.done
+        state.ask(index, now, [member.name for member in stage.members])
         if not everything:
-            over = np.zeros(n, bool) if stage.accept is None else probability >= stage.accept
-            under = np.zeros(n, bool) if stage.reject is None else probability <= stage.reject
-            done |= (may_accept[:, index] & over) | (may_reject[:, index] & under)
-    return Replay(probability, asked, by_stage, may_accept, may_reject)
+            state.end(index, stage.accept, stage.reject)
+    climb = _climbs(policy, state, everything)
+    for number, tier in enumerate(policy.tiers):
+        index = len(policy.stages) + number
+        # One that was not recorded there is one that is not loaded: it is left out and counts for no quorum.
+        now = climb[:, number] & ~state.done & ~np.isnan(sample.of(tier.member.name))
+        if not everything:
+            now &= state.holds(tier.when) | ~state.quorate
+            if not needless:
+                now &= state.can_change(tier.member.name) | ~state.quorate
+        state.ask(index, now, [tier.member.name])
+        if not everything:
+            state.end(index, tier.accept, tier.reject)
+    return state.result
 
 
-def _standing(
-    policy: Policy, known: NDArray, raw: NDArray, said: NDArray, weights: NDArray, looks: NDArray
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether the quorum is there, and whether enough of those who look agree on yes and on no."""
-    asked_weight = (known * weights).sum(axis=1)
-    answered_weight = (known * weights * ~np.isnan(raw)).sum(axis=1)
-    share = np.where(asked_weight > 0, answered_weight / np.where(asked_weight > 0, asked_weight, 1), 1.0)
-    yes, no = pool.votes(np.where(known, said, np.nan)[:, looks])
-    least = policy.agreement.share
-    return share >= policy.quorum, pool.agrees(yes, least), pool.agrees(no, least)
+def _climbs(policy: Policy, state: _State, everything: bool) -> NDArray[np.bool_]:
+    """[n, tiers]: which tiers are on the route that each undecided image takes."""
+    order = [tier.name for tier in policy.tiers]
+    climb = np.full((len(state.done), len(order)), everything)
+    open_ = ~state.done & (not everything)
+    for route in policy.routes:
+        if list(route.climb) != sorted(route.climb, key=order.index):
+            raise BenchError(
+                f"route {route.name}: tiers must be listed in the policy in the order that they are climbed"
+            )
+        taken = open_ & state.holds(route.when)
+        if not route.climb:
+            taken &= state.quorate
+        for name in route.climb:
+            climb[taken, order.index(name)] = True
+        open_ &= ~taken
+    return climb
+
+
+class _State:
+    """What is known about every image so far."""
+
+    def __init__(self, policy: Policy, sample: Sample) -> None:
+        self._policy, self._sample = policy, sample
+        members = [member for _, member in policy.members()] + [tier.member for tier in policy.tiers]
+        self._names = [member.name for member in members]
+        self._weights = np.array([member.weight for member in members])
+        self._looks = np.array([member.kind in LOOKING for member in members])
+        self._words = np.array([member.kind == "text" for member in members])
+        self._members = members
+        self._raw = np.column_stack([sample.of(name) for name in self._names])
+        self._said = np.column_stack(
+            [
+                pool.member_probability(self._raw[:, k], member.kind, member.a, member.b, member.nothing)
+                for k, member in enumerate(members)
+            ]
+        )
+        n, count = len(sample), len(steps(policy))
+        self._known = np.zeros((n, len(members)), bool)
+        self.done = np.zeros(n, bool)
+        self.result = Replay(
+            np.full(n, pool.NEUTRAL),
+            np.zeros((n, count), bool),
+            np.full((n, count), np.nan),
+            np.zeros((n, count), bool),
+            np.zeros((n, count), bool),
+        )
+        self._look_again()
+
+    def ask(self, index: int, now: NDArray[np.bool_], members: list[str]) -> None:
+        """Take in the answers of a step's members where `now`."""
+        result = self.result
+        result.asked[:, index] = now
+        self._known |= now[:, np.newaxis] & np.isin(self._names, members)
+        result.probability[now] = self._pooled()[now]
+        result.by_stage[now, index] = result.probability[now]
+        self._look_again()
+        tier = index >= len(self._policy.stages)
+        # A tier's bounds hold whatever box and scene members voted: their disagreement is why it was asked.
+        result.may_accept[:, index] = now & self.quorate & (self._yes | tier)
+        result.may_reject[:, index] = now & self.quorate & (self._no | tier)
+
+    def end(self, index: int, accept: float | None, reject: float | None) -> None:
+        """End the cascade over a bound."""
+        result, p = self.result, self.result.probability
+        if accept is not None:
+            self.done |= result.may_accept[:, index] & (p >= accept)
+        if reject is not None:
+            self.done |= result.may_reject[:, index] & (p <= reject)
+
+    def holds(self, when: When | None) -> NDArray[np.bool_]:
+        """[n]: whether a condition holds. Raises BenchError where it asks for what the sample does not tell."""
+        p, n = self.result.probability, len(self.done)
+        if when is None:
+            return np.ones(n, bool)
+        seen: list[Callable[[], Seen] | None] = [None] * n
+        if when.looks:
+            if self._sample.seen is None:
+                raise BenchError("a condition on boxes or words needs a table with boxes; record it again")
+            read = (self._known & self._words).any(axis=1)
+            found = zip(self._sample.seen, read, strict=True)
+            seen = [lambda s=s, r=r: Seen(s.boxes, s.box_share, s.words and bool(r)) for s, r in found]  # type: ignore[misc]
+        disagreement = ~(self._yes | self._no)
+        held = [when.holds(float(a), bool(b), c) for a, b, c in zip(p, disagreement, seen, strict=True)]
+        return np.array(held, bool)
+
+    def can_change(self, name: str) -> NDArray[np.bool_]:
+        """[n]: whether some answer of this member could bring the probability to the other side of the threshold."""
+        index, threshold = self._names.index(name), self._policy.threshold
+        member = self._members[index]
+        now = self.result.probability >= threshold
+        ends = pool.calibrate([0.0, 1.0], member.a, member.b)
+        said, known = self._said.copy(), self._known.copy()
+        known[:, index] = True
+        change = np.zeros(len(self.done), bool)
+        for p in ends:
+            said[:, index] = p
+            change |= (self._pooled(said, known) >= threshold) != now
+        return change
+
+    def _pooled(self, said: NDArray | None = None, known: NDArray | None = None) -> NDArray[np.float64]:
+        answers = np.where(self._known if known is None else known, self._said if said is None else said, np.nan)
+        return pool.pool(answers, self._weights, self._policy.pool.alpha, self._policy.pool.beta)
+
+    def _look_again(self) -> None:
+        """Whether the quorum is there, and whether enough of those who look agree on yes and on no."""
+        asked = (self._known * self._weights).sum(axis=1)
+        answered = (self._known * self._weights * ~np.isnan(self._raw)).sum(axis=1)
+        share = np.where(asked > 0, answered / np.where(asked > 0, asked, 1), 1.0)
+        yes, no = pool.votes(np.where(self._known, self._said, np.nan)[:, self._looks])
+        least = self._policy.agreement.share
+        self.quorate = share >= self._policy.quorum
+        self._yes, self._no = pool.agrees(yes, least), pool.agrees(no, least)
 
 
 def without_members(policy: Policy, names: Collection[str]) -> Policy:
-    """The policy less some members; a stage that has none left goes too.
+    """The policy less some members; a stage or tier that has none left goes too, also from the routes.
 
     A stage that prepares the canvas hands that on to the next stage. Raises PolicyError where nothing is left.
     """
@@ -104,12 +206,17 @@ def without_members(policy: Policy, names: Collection[str]) -> Policy:
         owed = None
         stages.append(stage)
     data["stages"] = stages
+    if policy.version >= 2:
+        data["tiers"] = [tier for tier in data["tiers"] if not set(tier["members"]) & set(names)]
+        left = [tier["name"] for tier in data["tiers"]]
+        for route in data["routes"]:
+            route["climb"] = [name for name in route["climb"] if name in left]
     return parse_policy(data)
 
 
 def unbounded(policy: Policy) -> Policy:
-    """The policy with no early end, conditions of stages kept."""
+    """The policy with no early end, conditions of stages, routes and tiers kept."""
     data = policy.to_dict()
-    for stage in data["stages"]:
-        stage["accept"] = stage["reject"] = None
+    for step in data["stages"] + data.get("tiers", []):
+        step["accept"] = step["reject"] = None
     return parse_policy(data)

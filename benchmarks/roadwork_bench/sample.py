@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from roadwork_cascade.policy_parts import Seen
 from sklearn.model_selection import StratifiedGroupKFold
 
 from roadwork_bench.errors import BenchError
@@ -14,19 +15,25 @@ from roadwork_bench.errors import BenchError
 
 @dataclass(frozen=True)
 class Sample:
-    """n labelled images. `scores` is [n, members], NaN where a member was not recorded or failed."""
+    """n labelled images. `scores` is [n, members], NaN where a member was not recorded or failed.
+
+    `seen`: what perception saw, an entry an image, for conditions on boxes and words; None where nobody told.
+    """
 
     labels: NDArray[np.int64]
     groups: NDArray[np.str_]
     sources: NDArray[np.str_]
     members: tuple[str, ...]
     scores: NDArray[np.float64]
+    seen: tuple[Seen, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: NDArray) -> Sample:
-        return Sample(self.labels[index], self.groups[index], self.sources[index], self.members, self.scores[index])
+        seen = None if self.seen is None else tuple(self.seen[k] for k in np.arange(len(self))[index])
+        parts = (self.labels[index], self.groups[index], self.sources[index])
+        return Sample(*parts, self.members, self.scores[index], seen)
 
     def of(self, member: str) -> NDArray[np.float64]:
         """The member's raw scores, all NaN for one that was never recorded."""

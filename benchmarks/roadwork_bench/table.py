@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from roadwork_cascade import fusion
+from roadwork_cascade.members import Boxes, Geometry
+from roadwork_cascade.policy_parts import FusionSettings, Seen
+from roadwork_cascade.taxonomy import load_taxonomy
 
 from roadwork_bench.errors import BenchError
 from roadwork_bench.sample import Sample
@@ -26,8 +30,8 @@ class Row:
 
     fold: whose models scored it, None for the final models. size: width and height in pixels. scores: raw answer in
     [0, 1] by member. boxes: by detector, the strongest as [class id, score, x1, y1, x2, y2] in pixels of the upright
-    original. counts: by detector, boxes with a score of at least 0.25. ms: by model, alone on the machine. models: by
-    member, digest of the files that scored. error: why the image cannot be used.
+    original. counts: by detector, boxes with a score of at least 0.25. ms: by model, alone on the machine. tokens: by
+    tier, read and written. models: by member, digest of the files that scored. error: why the image cannot be used.
     """
 
     file: str
@@ -44,13 +48,14 @@ class Row:
     words: list[dict[str, Any]] = field(default_factory=list)
     blobs: int | None = None
     ms: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
 @dataclass
 class Table:
-    """`kinds`: kind of every member that was recorded (boxes, scene or text)."""
+    """`kinds`: kind of every member that was recorded (boxes, scene, text, scorer or reasoner)."""
 
     about: dict[str, Any] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
@@ -61,8 +66,8 @@ class Table:
         """Rows whose image could be decoded and that some member has scored."""
         return [row for row in self.rows if row.error is None and row.scores]
 
-    def sample(self) -> Sample:
-        """The usable rows as arrays, members in the order of `kinds`."""
+    def sample(self, settings: FusionSettings | None = None) -> Sample:
+        """The usable rows as arrays, members in the order of `kinds`; `settings` (how boxes are fused) bring `seen`."""
         rows = self.usable
         if not rows:
             raise TableError("the table has no scored image")
@@ -73,6 +78,7 @@ class Table:
             sources=np.array([row.source for row in rows]),
             members=members,
             scores=np.array([[row.scores.get(name, np.nan) for name in members] for row in rows], float),
+            seen=None if settings is None else tuple(_seen(row, settings) for row in rows),
         )
 
     def seen_in_training(self) -> int:
@@ -86,6 +92,19 @@ class Table:
         rows = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in self.rows)
         draft.write_text(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
         os.replace(draft, path)
+
+
+def _seen(row: Row, settings: FusionSettings) -> Seen:
+    """As the cascade counts, from the boxes that were kept: the strongest of each detector."""
+    if not row.size:
+        return Seen(0, 0.0, bool(row.words))
+    width, height = row.size
+    kept = {name: np.array(boxes, float).reshape(-1, 6) for name, boxes in row.boxes.items()}
+    boxes = {name: Boxes(b[:, 2:], b[:, 1], b[:, 0].astype(np.int32)) for name, b in kept.items()}
+    upright = Geometry(width, height, 1.0, 0.0, 0.0)
+    fused = fusion.fuse(boxes, (height, width), upright, load_taxonomy(), iou=settings.iou, score=settings.score)
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (box["box"] for box in fused)]
+    return Seen(len(fused), max(areas, default=0.0) / (width * height), bool(row.words))
 
 
 def load_table(path: Path) -> Table:

@@ -18,8 +18,9 @@ from roadwork_client.errors import (
     ServerError,
     ServerUnavailable,
 )
+from roadwork_client.events import Event
 from roadwork_client.results import Result
-from roadwork_client.verdict import Answer, Box, Missing, Stage, Verdict, Word
+from roadwork_client.verdict import Answer, Box, Missing, Stage, Tier, Tokens, Verdict, Word
 from roadwork_client.wire import TLS, Health, ServerInfo
 
 try:
@@ -36,6 +37,7 @@ __all__ = [
     "Cancelled",
     "ClientClosed",
     "DeadlineExceeded",
+    "Event",
     "Health",
     "InvalidImage",
     "InvalidOptions",
@@ -50,6 +52,8 @@ __all__ = [
     "ServerInfo",
     "ServerUnavailable",
     "Stage",
+    "Tier",
+    "Tokens",
     "Verdict",
     "Word",
     "__version__",

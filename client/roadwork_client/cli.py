@@ -1,7 +1,7 @@
 """The command `roadwork`.
 
-Exit status of `predict`: 0 every image got a verdict, 1 some did not, 2 no server. Of `health`: 0 only when a real
-inference answered, 1 the server is there and that failed, 2 no server.
+Exit status of `predict` and `stream`: 0 every image got a verdict, 1 some did not, 2 no server. Of `health`: 0 only
+when a real inference answered, 1 the server is there and that failed, 2 no server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from roadwork_client import TLS, Result, RoadworkClient, RoadworkError, ServerBusy, ServerUnavailable, __version__
 from roadwork_client.draw import save_overlay
@@ -26,6 +28,8 @@ from roadwork_client.wire import DEFAULT_DEADLINE, DEFAULT_IN_FLIGHT, DEFAULT_UR
 DONE, FAILED, NO_SERVER = 0, 1, 2
 # Seconds that a server has to say that it is there, before the first image is sent.
 LIVE_SECONDS = 5.0
+# Characters of a tier's text that are shown together.
+THOUGHT = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +61,7 @@ def _predict(client: RoadworkClient, options: argparse.Namespace) -> int:
         (entry.path for entry in usable),
         in_flight=options.in_flight,
         deadline=options.deadline,
-        all_stages=options.all_stages or None,
+        **_wishes(options),
     )
     failed, unavailable = 0, False
     for entry, outcome in _in_order(inputs, results):
@@ -78,6 +82,57 @@ def _predict(client: RoadworkClient, options: argparse.Namespace) -> int:
         print(f"roadwork: no server answers at {client.url}", file=sys.stderr)
         return NO_SERVER
     return FAILED if failed else DONE
+
+
+def _stream(client: RoadworkClient, options: argparse.Namespace) -> int:
+    """One image after another, each event as it comes."""
+    inputs, terminal = list(expand(options.images)), Terminal()
+    if any(entry.problem is None for entry in inputs):
+        _check_there(client)
+    failed, unavailable = 0, False
+    for entry in inputs:
+        problem: RoadworkError | str | None = entry.problem
+        if problem is None:
+            try:
+                _watch(client, options, terminal, entry)
+            except RoadworkError as error:
+                problem = error
+        if problem is not None:
+            failed += 1
+            unavailable |= _absent(problem)
+            terminal.print(_line(terminal, entry, None, problem, as_json=options.json))
+    if unavailable and not _is_there(client):
+        print(f"roadwork: no server answers at {client.url}", file=sys.stderr)
+        return NO_SERVER
+    return FAILED if failed else DONE
+
+
+def _watch(client: RoadworkClient, options: argparse.Namespace, terminal: Terminal, entry: Input) -> None:
+    name, said = str(entry.path), ""
+    for event in client.stream(entry.path, deadline=options.deadline, **_wishes(options)):
+        if options.json:
+            terminal.print(json.dumps({"image": name, **event.data}, allow_nan=False))
+            continue
+        if event.event == "partial":
+            # A token a line is unreadable: what a tier thinks is told in pieces of a line's length.
+            said += event.text or ""
+            if len(said) < THOUGHT:
+                continue
+            event, said = replace(event, text=said), ""
+        elif said:
+            terminal.print(terminal.event(name, replace(event, event="partial", text=said, tier=None, verdict=None)))
+            said = ""
+        terminal.print(terminal.event(name, event))
+
+
+def _wishes(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks for beside the deadline."""
+    return {
+        "all_stages": options.all_stages or None,
+        "tiers": options.tiers,
+        "max_tokens": options.max_tokens,
+        "max_cost": options.max_cost,
+    }
 
 
 def _line(
@@ -166,6 +221,24 @@ def _client(options: argparse.Namespace) -> RoadworkClient:
     return RoadworkClient(options.url, model=options.model, tls=tls, headers=dict(options.header))
 
 
+def _tiers(text: str) -> bool | list[str]:
+    words = {"none": False, "all": True}
+    return words[text] if text in words else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole(text: str) -> int:
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of tokens")
+
+
+def _amount(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (amount := float(text)) < float("inf"):
+            return amount
+    raise argparse.ArgumentTypeError(f"{text!r} is not an amount")
+
+
 def _header(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
@@ -211,9 +284,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--all-stages", action="store_true", help="ask every member, whatever the first ones say")
 
+    wishes = argparse.ArgumentParser(add_help=False)
+    group = wishes.add_argument_group("vision-language tiers")
+    group.add_argument(
+        "--tiers", type=_tiers, metavar="NAMES", help="those that may be asked: fast,precise; none; all (default)"
+    )
+    group.add_argument("--max-tokens", type=_whole, metavar="N", help="the most that tiers may read and write")
+    group.add_argument("--max-cost", type=_amount, metavar="X", help="the most that a request may cost")
+
     predict = commands.add_parser(
         "predict",
-        parents=[server],
+        parents=[server, wishes],
         help="a verdict a line",
         description="A verdict a line.",
         epilog="Exit status: 0 done, 1 some images failed, 2 no server.",
@@ -225,6 +306,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overlay", type=Path, metavar="DIR", help="write copies with boxes and words drawn on")
     predict.add_argument("--in-flight", type=_count, default=DEFAULT_IN_FLIGHT, metavar="N", help="requests at a time")
     predict.set_defaults(run=_predict)
+
+    stream = commands.add_parser(
+        "stream",
+        parents=[server, wishes],
+        help="watch the server decide, a line a step",
+        description="What the server sees and thinks while it works on each image, a line a step.",
+        epilog="Exit status: 0 done, 1 some images failed, 2 no server.",
+    )
+    stream.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders (searched through) and globs")
+    stream.add_argument("--json", action="store_true", help="one JSON object a line: image and event, or error")
+    stream.set_defaults(run=_stream)
 
     health = commands.add_parser(
         "health",

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+import grpc
 from tritonclient.grpc import InferenceServerClient, InferResult
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tritonclient.utils import InferenceServerException
 
 from roadwork_client import wire
 from roadwork_client.errors import Cancelled, ClientClosed, DeadlineExceeded, InvalidOptions, RoadworkError
+from roadwork_client.events import Event
 from roadwork_client.images import ImageLike, encode
 from roadwork_client.results import Result
 from roadwork_client.verdict import Verdict
@@ -25,7 +28,8 @@ T = TypeVar("T")
 class RoadworkClient:
     """Asks a Triton server whether street images show roadwork. Safe to share between threads.
 
-    url: HOST:PORT of the server's gRPC port. model: the cascade's name there.
+    url: HOST:PORT of the server's gRPC port. model: the cascade's name there; stream_model: that of its streaming twin,
+    `<model>_stream` where none is named.
     deadline: seconds that a request has where the call names none.
     tls: True, or a `TLS` with certificate files. headers: sent with every request (credentials of a proxy, say).
     max_message_bytes: largest request and answer.
@@ -40,6 +44,7 @@ class RoadworkClient:
         url: str = wire.DEFAULT_URL,
         *,
         model: str = "roadwork",
+        stream_model: str | None = None,
         deadline: float = wire.DEFAULT_DEADLINE,
         tls: bool | wire.TLS = False,
         headers: Mapping[str, str] | None = None,
@@ -49,6 +54,7 @@ class RoadworkClient:
         self._connection = wire.Connection(
             url,
             model=model,
+            stream_model=stream_model,
             deadline=deadline,
             tls=tls,
             headers=headers,
@@ -56,6 +62,7 @@ class RoadworkClient:
             channel_args=channel_args,
         )
         self._triton = InferenceServerClient(**self._connection.channel_arguments())
+        self._channel: grpc.Channel | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -64,21 +71,82 @@ class RoadworkClient:
         """HOST:PORT of the server."""
         return self._connection.url
 
-    def predict(self, image: ImageLike, *, deadline: float | None = None, all_stages: bool | None = None) -> Verdict:
+    def predict(
+        self,
+        image: ImageLike,
+        *,
+        deadline: float | None = None,
+        all_stages: bool | None = None,
+        tiers: bool | Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+    ) -> Verdict:
         """The verdict on one image: bytes of a file, a path, a PIL image or an RGB array.
 
         deadline: seconds for all of it, encoding included. all_stages: True asks every member, whatever the first
-        ones say; None leaves it to the server's policy.
+        ones say. tiers: False asks no vision-language tier, a list only those that it names. max_tokens, max_cost: the
+        most that tiers may take. None leaves each to the server's policy.
 
         Raise RoadworkError; see `roadwork_client.errors`.
         """
-        reply = self._send(image, self._connection.deadline(deadline), all_stages)
+        due = self._connection.deadline(deadline)
+        reply = self._send(image, due, wire.Wishes(all_stages, tiers, max_tokens, max_cost))
         try:
             return reply.verdict()
         except BaseException:
             # Ctrl-C, say: the server need not go on.
             reply.cancel()
             raise
+
+    def stream(
+        self,
+        image: ImageLike,
+        *,
+        deadline: float | None = None,
+        all_stages: bool | None = None,
+        tiers: bool | Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+    ) -> Iterator[Event]:
+        """An event a step while the server works on one image; the last one carries the verdict. As `predict` else.
+
+        Every call has a stream of its own, so many may run at a time. Leaving the loop early, or closing the iterator,
+        cancels the work on the server.
+        """
+        self._check_open()
+        wishes = wire.Wishes(all_stages, tiers, max_tokens, max_cost)
+        return self._stream(image, self._connection.deadline(deadline), wishes)
+
+    def _stream(self, image: ImageLike, due: wire.Deadline, wishes: wire.Wishes) -> Iterator[Event]:
+        encoded, seconds = encode(image), due.remaining()
+        request = self._connection.stream_request(encoded, seconds, wishes)
+        try:
+            call = self._stub().ModelStreamInfer(iter([request]), **self._connection.stream_arguments(seconds))
+        except ValueError as error:
+            raise self._refused(error) from error
+        finished = False
+        try:
+            for response in call:
+                event = self._connection.read_stream(response, due)
+                if event is None:
+                    break
+                finished = event.verdict is not None
+                yield event
+        except grpc.RpcError as error:
+            raise self._connection.stream_error(error, due) from error
+        finally:
+            call.cancel()  # does nothing to one that has ended
+        if not finished:
+            raise self._connection.missing_verdict()
+
+    def _stub(self) -> GRPCInferenceServiceStub:
+        """tritonclient allows a client one stream, whose answers mix; its generated stub has a stream a call."""
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("this client is closed; make a new one")
+            if self._channel is None:
+                self._channel = self._connection.open_channel()
+            return GRPCInferenceServiceStub(self._channel)
 
     def predict_many(
         self,
@@ -87,6 +155,9 @@ class RoadworkClient:
         in_flight: int = wire.DEFAULT_IN_FLIGHT,
         deadline: float | None = None,
         all_stages: bool | None = None,
+        tiers: bool | Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
     ) -> Iterator[Result]:
         """A result for each image, in their order; errors are values, so that one bad image does not end the others.
 
@@ -95,10 +166,11 @@ class RoadworkClient:
         """
         if in_flight < 1:
             raise InvalidOptions(f"in_flight must be at least 1, not {in_flight}")
-        return self._predict_many(enumerate(images), in_flight, deadline, all_stages)
+        wishes = wire.Wishes(all_stages, tiers, max_tokens, max_cost)
+        return self._predict_many(enumerate(images), in_flight, deadline, wishes)
 
     def _predict_many(
-        self, images: Iterator[tuple[int, ImageLike]], in_flight: int, deadline: float | None, all_stages: bool | None
+        self, images: Iterator[tuple[int, ImageLike]], in_flight: int, deadline: float | None, wishes: wire.Wishes
     ) -> Iterator[Result]:
         pending: deque[tuple[int, ImageLike, _Reply]] = deque()
         exhausted = False
@@ -110,7 +182,7 @@ class RoadworkClient:
                     if entry is None:
                         exhausted = True
                     else:
-                        pending.append((*entry, self._try_send(entry[1], deadline, all_stages)))
+                        pending.append((*entry, self._try_send(entry[1], deadline, wishes)))
                         del entry
                 if pending:
                     yield _result(*pending.popleft())
@@ -143,7 +215,10 @@ class RoadworkClient:
             if self._closed:
                 return
             self._closed = True
+            channel, self._channel = self._channel, None
         self._triton.close()
+        if channel is not None:
+            channel.close()
 
     def __enter__(self) -> RoadworkClient:
         return self
@@ -165,10 +240,16 @@ class RoadworkClient:
         if self._closed:
             raise ClientClosed("this client is closed; make a new one")
 
-    def _try_send(self, image: ImageLike, deadline: float | None, all_stages: bool | None) -> _Reply:
+    def _refused(self, error: ValueError) -> RoadworkError:
+        """gRPC's way to say that another thread closed the channel meanwhile."""
+        if self._closed:
+            return ClientClosed("this client is closed; make a new one")
+        return RoadworkError(f"gRPC refuses the request: {error}")
+
+    def _try_send(self, image: ImageLike, deadline: float | None, wishes: wire.Wishes) -> _Reply:
         """As `_send`, with an error in the reply instead of raised."""
         try:
-            return self._send(image, self._connection.deadline(deadline), all_stages)
+            return self._send(image, self._connection.deadline(deadline), wishes)
         except (ClientClosed, InvalidOptions):
             raise  # every further image would say the same
         except RoadworkError as error:
@@ -176,18 +257,16 @@ class RoadworkClient:
             reply.fail(error)
             return reply
 
-    def _send(self, image: ImageLike, deadline: wire.Deadline, all_stages: bool | None) -> _Reply:
+    def _send(self, image: ImageLike, deadline: wire.Deadline, wishes: wire.Wishes) -> _Reply:
         self._check_open()
-        arguments = self._connection.infer_arguments(encode(image), deadline, all_stages)
+        arguments = self._connection.infer_arguments(encode(image), deadline, wishes)
         reply = _Reply(self._connection, deadline)
         try:
             reply.call = self._triton.async_infer(callback=reply.receive, **arguments)
         except InferenceServerException as error:
             raise self._connection.error(error, deadline) from error
         except ValueError as error:
-            # gRPC's way to say that another thread closed the channel meanwhile.
-            self._check_open()
-            raise RoadworkError(f"gRPC refuses the request: {error}") from error
+            raise self._refused(error) from error
         return reply
 
 

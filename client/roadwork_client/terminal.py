@@ -7,7 +7,8 @@ import sys
 import time
 from typing import TextIO
 
-from roadwork_client.verdict import Verdict
+from roadwork_client.events import Event
+from roadwork_client.verdict import Tier, Verdict
 
 BAR = 10
 # Of classes and words each; the rest is in --json.
@@ -60,8 +61,39 @@ class Terminal:
         if not parts:
             # Nothing to point at: say what the members think instead.
             parts = [f"{a.member} {a.probability:.2f}" for a in verdict.answers if a.probability is not None]
+        parts += [self.tier(tier) for tier in verdict.tiers if tier.outcome == "answered"]
         parts += [f"{absent.member} missing ({absent.reason.replace('_', ' ')})" for absent in verdict.missing]
         return _clean(", ".join(parts) or "no evidence")
+
+    def tier(self, tier: Tier) -> str:
+        """A vision-language tier in a few words: name, answer, probability, tokens, cost; or why it gave none."""
+        if tier.outcome != "answered" or tier.probability is None:
+            return f"{tier.name} {(tier.reason or tier.outcome).replace('_', ' ')}"
+        answer = "yes" if tier.raw is not None and tier.raw >= 0.5 else "no"
+        repaired = ", repaired" if tier.repaired else ""
+        tokens = f"{tier.tokens.input}+{tier.tokens.output} tokens"
+        return f"{tier.name} {answer} {tier.probability:.2f} ({tokens}, {tier.cost:.3g}{repaired})"
+
+    def event(self, name: str, event: Event) -> str:
+        """One line for a step of the cascade: progress, milliseconds, what happened."""
+        time = self._paint(DIM, f"{event.milliseconds:7.1f} ms")
+        return f"{_fit(name)}  {self.bar(event.progress)} {event.progress:4.0%}  {time}  {_clean(self._told(event))}"
+
+    def _told(self, event: Event) -> str:
+        if event.tier is not None:
+            return f"tier      {self.tier(event.tier)}"
+        if event.verdict is not None:
+            status = "" if event.verdict.status == "ok" else f"  [{event.verdict.status.replace('_', ' ')}]"
+            answer = "roadwork" if event.verdict.roadwork else "no roadwork"
+            spent = f"{event.tokens.input}+{event.tokens.output} tokens, {event.cost:.3g} {event.verdict.currency}"
+            return f"verdict   {event.verdict.probability:.3f}  {answer}  ({spent}){status}"
+        if event.event == "perceived":
+            return f"perceived {event.stage}: {event.probability or 0.0:.3f}"
+        if event.event == "escalated":
+            return f"escalated {event.route or 'all tiers'}: {', '.join(event.climb)}"
+        if event.event == "partial":
+            return f"thinks    {event.text}"
+        return event.event
 
     def print(self, line: str) -> None:
         """Write a line at once: whoever reads a pipe sees each verdict when it is there."""

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from roadwork_client.errors import ProtocolError
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, SCHEMA)
+"""A verdict of schema 1, of an older server, is one without tiers."""
 Pixels = tuple[float, float, float, float]
 T = TypeVar("T")
 
@@ -93,6 +95,31 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """How one vision-language tier of the route went.
+
+    outcome: answered, skipped (reason says why), failed or timed_out. raw: the share of yes in its answer; mass: how
+    much of its probability lay on yes and no; probability: calibrated. text: what it said; thoughts: a reasoner's.
+    repaired: its answer was broken and was asked for once more.
+    """
+
+    name: str
+    member: str
+    kind: str
+    outcome: str
+    reason: str | None
+    raw: float | None
+    mass: float | None
+    probability: float | None
+    text: str | None
+    thoughts: str | None
+    repaired: bool
+    tokens: Tokens
+    milliseconds: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
 class Versions:
     """Which policy and which models answered."""
 
@@ -106,7 +133,8 @@ class Verdict:
 
     probability: in [0, 1], calibrated. roadwork: probability at or over `threshold`.
     status: `ok`; `degraded` (a member that was asked did not answer); `timed_out` (the best verdict so far).
-    decided_by: the stage that ended the cascade. milliseconds: inside the server. cost: in `currency`.
+    decided_by: the stage or tier that ended the cascade. route: the policy's route that was taken, None for none;
+    tiers: those of the route. tokens: read and written by tiers. milliseconds: inside the server. cost: in `currency`.
     """
 
     probability: float
@@ -118,7 +146,8 @@ class Verdict:
     boxes: tuple[Box, ...]
     words: tuple[Word, ...]
     answers: tuple[Answer, ...]
-    tiers: tuple[Mapping[str, Any], ...]
+    route: str | None
+    tiers: tuple[Tier, ...]
     missing: tuple[Missing, ...]
     stages: tuple[Stage, ...]
     milliseconds: float
@@ -141,8 +170,10 @@ class Verdict:
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """Read the parsed JSON of a verdict. Raise ProtocolError, naming the field, where it is not one."""
         schema = data.get("schema") if isinstance(data, Mapping) else None
-        if schema != SCHEMA:
+        if schema not in READS:
             raise ProtocolError(f"the verdict has schema {schema!r}, this client reads {SCHEMA}: update the older side")
+        if schema == 1:
+            data = {"route": None, **data, "tiers": []}
         return _read_verdict(data, "verdict")
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,6 +275,25 @@ def _object(kind: type[T], /, **readers: Reader) -> Reader:
     return reader
 
 
+read_tokens: Reader = _object(Tokens, input=_whole, output=_whole)
+read_tier: Reader = _object(
+    Tier,
+    name=_text,
+    member=_text,
+    kind=_text,
+    outcome=_text,
+    reason=_maybe(_text),
+    raw=_maybe(_share),
+    mass=_maybe(_share),
+    probability=_maybe(_share),
+    text=_maybe(_text),
+    thoughts=_maybe(_text),
+    repaired=_flag,
+    tokens=read_tokens,
+    milliseconds=_number,
+    cost=_number,
+)
+
 _read_verdict: Reader = _object(
     Verdict,
     probability=_share,
@@ -265,13 +315,14 @@ _read_verdict: Reader = _object(
             weight=_number,
         )
     ),
-    tiers=_many(_mapping),
+    route=_maybe(_text),
+    tiers=_many(read_tier),
     missing=_many(_object(Missing, member=_text, stage=_text, reason=_text, detail=_text)),
     stages=_many(
         _object(Stage, name=_text, outcome=_text, probability=_maybe(_share), milliseconds=_number, cost=_number)
     ),
     milliseconds=_number,
-    tokens=_object(Tokens, input=_whole, output=_whole),
+    tokens=read_tokens,
     cost=_number,
     currency=_text,
     versions=_object(Versions, policy=_text, models=_texts_by_name),

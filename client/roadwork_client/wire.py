@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult, service_pb2
 from tritonclient.utils import InferenceServerException
 
 from roadwork_client.errors import DeadlineExceeded, InvalidOptions, ProtocolError, RoadworkError, from_triton
+from roadwork_client.events import Event
 from roadwork_client.verdict import Verdict
 
 DEFAULT_URL = "localhost:8001"
@@ -79,6 +81,40 @@ class TLS:
         """Read the files. Raise OSError, naming the file, where that is not possible."""
         files = (self.root_certificates, self.private_key, self.certificate_chain)
         return grpc.ssl_channel_credentials(*(None if file is None else Path(file).read_bytes() for file in files))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a caller may ask for beside the deadline; None leaves it to the server's policy.
+
+    tiers: whether vision-language tiers may be asked, or the names of those that may. max_tokens, max_cost: the most
+    that they may take. Raise InvalidOptions for values that are none.
+    """
+
+    all_stages: bool | None = None
+    tiers: bool | Sequence[str] | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tiers, str):
+            raise InvalidOptions(f"tiers must be True, False or a list of names, not {self.tiers!r}")
+        for name in ("max_tokens", "max_cost"):
+            value = getattr(self, name)
+            kinds = int if name == "max_tokens" else (int, float)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < 1e18):
+                raise InvalidOptions(f"{name} must be a number that is not negative, not {value!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that the server gets."""
+        tiers = self.tiers if self.tiers is None or isinstance(self.tiers, bool) else list(self.tiers)
+        wishes = {
+            "all_stages": None if self.all_stages is None else bool(self.all_stages),
+            "tiers": tiers,
+            "max_tokens": self.max_tokens,
+            "max_cost": self.max_cost,
+        }
+        return {name: value for name, value in wishes.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -156,6 +192,7 @@ class Connection:
         url: str,
         *,
         model: str,
+        stream_model: str | None,
         deadline: float,
         tls: bool | TLS,
         headers: Mapping[str, str] | None,
@@ -164,6 +201,7 @@ class Connection:
     ) -> None:
         self.url = host_and_port(url)
         self.model = model
+        self.stream_model = stream_model or f"{model}_stream"
         self.default_deadline = Deadline(deadline).seconds
         self._tls = TLS() if tls is True else tls or None
         # HTTP/2 header names are lower case; gRPC refuses others with an error that does not name them.
@@ -199,6 +237,14 @@ class Connection:
             arguments["creds"] = self._tls.credentials()
         return arguments
 
+    def open_channel(self, aio: bool = False) -> Any:
+        """A channel of its own for streams: `grpc.Channel`, or `grpc.aio.Channel`."""
+        arguments, maker = self.channel_arguments(), grpc.aio if aio else grpc
+        credentials, options = arguments.get("creds"), arguments["channel_args"]
+        if credentials is None:
+            return maker.insecure_channel(self.url, options=options)
+        return maker.secure_channel(self.url, credentials, options=options)
+
     def deadline(self, seconds: float | None) -> Deadline:
         """The caller's deadline, or the client's; the clock starts now."""
         return Deadline(self.default_deadline if seconds is None else seconds)
@@ -207,28 +253,65 @@ class Connection:
         """Keyword arguments that every call of tritonclient takes; `seconds` becomes the gRPC deadline."""
         return {"headers": dict(self.headers), "client_timeout": seconds}
 
-    def infer_arguments(self, image: bytes, deadline: Deadline, all_stages: bool | None) -> dict[str, Any]:
+    def infer_arguments(self, image: bytes, deadline: Deadline, wishes: Wishes) -> dict[str, Any]:
         """Keyword arguments for tritonclient's `infer` or `async_infer`."""
         seconds = deadline.remaining()
-        options: dict[str, Any] = {"deadline_ms": round(server_share(seconds) * 1000, 3)}
-        if all_stages is not None:
-            options["all_stages"] = bool(all_stages)
         return {
             "model_name": self.model,
-            "inputs": [_text_input("image", image), _text_input("options", json.dumps(options).encode())],
+            "inputs": [_text_input("image", image), _text_input("options", _options(seconds, wishes))],
             "outputs": [InferRequestedOutput("verdict")],
             **self.call_arguments(seconds),
         }
 
-    def error(self, error: InferenceServerException, deadline: Deadline) -> RoadworkError:
+    def stream_request(self, image: bytes, seconds: float, wishes: Wishes) -> service_pb2.ModelInferRequest:
+        """The one request of a stream; `seconds` are those that the call has."""
+        request = service_pb2.ModelInferRequest(model_name=self.stream_model)
+        for name, value in (("image", image), ("options", _options(seconds, wishes))):
+            request.inputs.add(name=name, datatype="BYTES", shape=[1])
+            request.raw_input_contents.append(struct.pack("<I", len(value)) + value)
+        request.outputs.add(name="event")
+        # Else the end of the answer is told by nothing, and the stream stays open.
+        request.parameters["triton_enable_empty_final_response"].bool_param = True
+        return request
+
+    def stream_arguments(self, seconds: float) -> dict[str, Any]:
+        """Keyword arguments of the generated stub's call; `seconds` becomes the gRPC deadline."""
+        return {"timeout": seconds, "metadata": tuple(self.headers.items())}
+
+    def read_stream(self, response: service_pb2.ModelStreamInferResponse, deadline: Deadline) -> Event | None:
+        """The event in a response of a stream; None in the last, empty one. Raise RoadworkError for an error."""
+        if response.error_message:
+            raise self.error(InferenceServerException(response.error_message), deadline, self.stream_model)
+        answer = response.infer_response
+        for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=False):
+            if tensor.name == "event":
+                return Event.from_json(raw[4:])
+        if answer.parameters["triton_final_response"].bool_param:
+            return None
+        raise ProtocolError(f"the answer has no tensor `event`; is this the model `{self.stream_model}`?")
+
+    def stream_error(self, error: grpc.RpcError, deadline: Deadline) -> RoadworkError:
+        """What gRPC raised on a stream, as one of the client's own exceptions."""
+        told = InferenceServerException(error.details() or "no details", str(error.code()))
+        return self.error(told, deadline, self.stream_model)
+
+    def error(self, error: InferenceServerException, deadline: Deadline, model: str | None = None) -> RoadworkError:
         """What tritonclient raised, as one of the client's own exceptions."""
-        return from_triton(error, url=self.url, model=self.model, deadline=deadline.seconds)
+        return from_triton(error, url=self.url, model=model or self.model, deadline=deadline.seconds)
+
+    def missing_verdict(self) -> ProtocolError:
+        """A stream that ended too early."""
+        return ProtocolError(f"the stream of `{self.stream_model}` ended without a verdict")
 
     def server_info(self, server: Any, model: Any) -> ServerInfo:
         """The answers of `get_server_metadata` and `get_model_metadata` as one value."""
         return ServerInfo(
             self.url, server.name, server.version, model.name, tuple(model.versions), tuple(server.extensions)
         )
+
+
+def _options(seconds: float, wishes: Wishes) -> bytes:
+    return json.dumps({"deadline_ms": round(server_share(seconds) * 1000, 3), **wishes.to_dict()}).encode()
 
 
 def _text_input(name: str, value: bytes) -> InferInput:

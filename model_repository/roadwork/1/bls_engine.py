@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from roadwork_cascade.engine import EngineTimeout, error_from_message
+from roadwork_cascade.engine import EngineError, EngineTimeout, Piece, error_from_message
+from tier_call import TierCall
+
+AnyFuture: TypeAlias = "asyncio.Future[Any] | Future[Any]"
 
 # A call that hangs keeps its thread for good. Without a limit, a probe every few seconds would use up all threads.
 MOST_ABANDONED = 8
+
+# A call holds a thread until its model has answered, a tier's as long as the tier speaks, also after the cascade gave
+# it up. Threads are made when they are needed.
+THREADS = 256
 
 
 class BlsEngine:
@@ -20,13 +29,13 @@ class BlsEngine:
 
     def __init__(self) -> None:
         self._abandoned: Counter[str] = Counter()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bls")
 
     async def infer(
         self, model: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], timeout: float
     ) -> dict[str, np.ndarray]:
         """See `roadwork_cascade.engine.Engine`. The cascade bounds the waiting: BLS knows only queue timeouts."""
-        if self._abandoned[model] >= MOST_ABANDONED:
-            raise EngineTimeout(f"{model}: {MOST_ABANDONED} earlier calls have not come back yet")
+        self._refuse_abandoned(model)
         request = pb_utils.InferenceRequest(
             model_name=model,
             requested_output_names=list(outputs),
@@ -34,11 +43,12 @@ class BlsEngine:
             # Else a model on a GPU leaves its output there, where NumPy cannot read it.
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
-        call = asyncio.ensure_future(request.async_exec())
+        # `async_exec` does the same with more turns of the loop, in an executor that is sized for the cores.
+        call = self._threads.submit(request.exec)
         try:
-            # Shielded: the thread cannot be cancelled, and only its own end tells that it is free again.
-            response = await asyncio.shield(call)
+            response = await asyncio.wrap_future(call)
         except asyncio.CancelledError:
+            # The call itself cannot be taken back, and only its own end tells that its thread is free again.
             self._abandoned[model] += 1
             call.add_done_callback(self._returned(model))
             raise
@@ -48,10 +58,58 @@ class BlsEngine:
             raise error_from_message(model, response.error().message())
         return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
 
-    def _returned(self, model: str) -> Callable[[asyncio.Future[Any]], None]:
-        def forget(call: asyncio.Future[Any]) -> None:
+    async def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        images: Sequence[bytes],
+        sampling: Mapping[str, Any],
+        stream: bool,
+        timeout: float,
+    ) -> AsyncIterator[Piece]:
+        """See `roadwork_cascade.engine.Engine`."""
+        self._refuse_abandoned(model)
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[Piece | EngineError | None] = asyncio.Queue()
+
+        def hand(piece: Piece | EngineError | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and with it who asked
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        call = TierCall(model, prompt, images, sampling, stream, timeout)
+        running = loop.run_in_executor(self._threads, call.run, hand)
+        ended = False
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, EngineError):
+                    ended = True
+                    raise piece
+                yield piece
+            ended = True
+        finally:
+            if not ended and not running.done():
+                self._abandoned[model] += 1
+                running.add_done_callback(self._returned(model))
+                loop.run_in_executor(self._threads, call.stop).add_done_callback(_fetched)
+
+    def close(self) -> None:
+        """Let go of the threads without waiting for calls that hang."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _refuse_abandoned(self, model: str) -> None:
+        if self._abandoned[model] >= MOST_ABANDONED:
+            raise EngineTimeout(f"{model}: {MOST_ABANDONED} earlier calls have not come back yet")
+
+    def _returned(self, model: str) -> Callable[[AnyFuture], None]:
+        def forget(call: AnyFuture) -> None:
             self._abandoned[model] -= 1
-            if not call.cancelled():
-                call.exception()  # fetched, or asyncio reports it as lost
+            _fetched(call)
 
         return forget
+
+
+def _fetched(call: AnyFuture) -> None:
+    """Take a lost call's exception, or asyncio reports it."""
+    if not call.cancelled():
+        call.exception()

@@ -26,9 +26,14 @@ class Metrics:
         self._families = {
             "verdicts": _family("roadwork_verdicts", "Verdicts by status and deciding stage", counter),
             "errors": _family("roadwork_errors", "Requests answered with an error, by outcome", counter),
-            "missing": _family("roadwork_member_missing", "Members that were asked and did not answer", counter),
+            "failures": _family("roadwork_failures", "Models that were asked and did not answer, by reason", counter),
             "stages": _family("roadwork_stages", "Stages by outcome", counter),
-            "stage_us": _family("roadwork_stage_duration_us", "Microseconds spent in a stage", counter),
+            "seconds": _family("roadwork_stage_seconds_sum", "Seconds spent in a stage that was asked", counter),
+            "asked": _family("roadwork_stage_seconds_count", "How often a stage was asked", counter),
+            "escalations": _family("roadwork_escalations", "Images that took a route and met a tier", counter),
+            "tier_calls": _family("roadwork_tier_calls", "Tiers of the routes taken, by outcome", counter),
+            "tokens": _family("roadwork_tokens", "Tokens that tiers read and wrote", counter),
+            "cost": _family("roadwork_cost", "Cost of stages and tiers, in the verdicts' currency", counter),
             "breaker": _family("roadwork_breaker_state", "0 closed, 1 half open, 2 open", gauge),
         }
         self._metrics: dict[Key, Any] = {}
@@ -45,13 +50,26 @@ class Metrics:
         with self._lock:
             self._add("verdicts", 1, status=verdict["status"], decided_by=verdict["decided_by"] or "nobody")
             for gap in verdict["missing"]:
-                self._add("missing", 1, member=gap["member"], reason=gap["reason"])
+                self._add("failures", 1, model=gap["member"], reason=gap["reason"])
             for stage in verdict["stages"]:
                 self._add("stages", 1, stage=stage["name"], outcome=stage["outcome"])
                 if stage["outcome"] != "skipped":
-                    self._add("stage_us", stage["milliseconds"] * 1000.0, stage=stage["name"])
+                    self._add("seconds", stage["milliseconds"] / 1000.0, stage=stage["name"])
+                    self._add("asked", 1, stage=stage["name"])
+                    self._add("cost", stage["cost"], stage=stage["name"])
+            self._count_tiers(verdict)
             for model, state in breakers.items():
                 self._levels[_key("breaker", model=model, instance=self._instance)] = BREAKER_LEVEL[state]
+
+    def _count_tiers(self, verdict: Mapping[str, Any]) -> None:
+        tiers = verdict["tiers"]
+        if any(tier["outcome"] != "skipped" for tier in tiers):
+            self._add("escalations", 1, route=verdict["route"] or "all")
+        for tier in tiers:
+            self._add("tier_calls", 1, tier=tier["name"], outcome=tier["reason"] or tier["outcome"])
+            for direction, count in tier["tokens"].items():
+                if count:
+                    self._add("tokens", count, tier=tier["name"], direction=direction)
 
     def count_error(self, outcome: str) -> None:
         """Count a request that got an error."""

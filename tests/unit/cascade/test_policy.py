@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roadwork_cascade.policy import Policy, PolicyError, load_policy, parse_policy, write_policy
+from tier_double import tiers_policy
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
 
@@ -56,7 +57,7 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (drop("stages"), "stages: is missing; must be a list of at least one stage"),
     (lambda data: data.update(stages=[]), "stages: must be a list of at least one stage, got []"),
     (lambda data: data.update(thresold=1), "thresold: unknown; did you mean 'threshold'?"),
-    (lambda data: data.update(version=2), "version: must be 1, got 2"),
+    (lambda data: data.update(version=3), "version: must be 1 or 2, got 3"),
     (lambda data: data.update(quorum=10**400), "quorum: must be a finite number"),
     (lambda data: data.update(pool=3), "pool: must be a mapping, got 3"),
     (lambda data: data["breaker"].update(minimum=100), "breaker.minimum: must be at most breaker.window, got 100"),
@@ -79,6 +80,98 @@ def test_a_wrong_policy_is_refused_by_the_name_of_the_field(
 def test_what_is_no_mapping_is_no_policy(junk: Any) -> None:
     with pytest.raises(PolicyError, match="policy: must be a"):
         parse_policy(junk)
+
+
+def tier(index: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["tiers"][index].update(changes)
+
+
+def route(index: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["routes"][index].update(changes)
+
+
+def scorer(**changes: Any) -> dict[str, Any]:
+    return {"vlm_s": {"kind": "scorer", "weight": 1, **changes}}
+
+
+WRONG_TIERS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda data: data.update(version=1), "absent_tiers: needs version: 2, got version: 1"),
+    (lambda data: data.update(absent_tiers="ignore"), "absent_tiers: must be degrade or refuse, got 'ignore'"),
+    (
+        lambda data: data.update(budget={"tokens": -1}),
+        "budget.tokens: must be a whole number of tokens, or null, got -1",
+    ),
+    (lambda data: data.update(budget={"cost": -0.1}), "budget.cost: must be a number that is not negative, or null"),
+    (route(1, climb=["slow"]), "routes[1].climb[0]: no tier has the name 'slow'; the policy's tiers: fast, precise"),
+    (route(1, climb=["fast", "fast"]), "routes[1].climb[1]: 'fast' is climbed twice"),
+    (route(1, name="sure"), "routes[1].name: 'sure' is used twice, first at routes[0].name"),
+    (route(2, when=None), "routes[3]: can never be taken: routes[2] before it always holds"),
+    (route(1, when={"min_boxes": 5, "max_boxes": 2}), "routes[1].when.min_boxes: must be at most max_boxes (2), got 5"),
+    (route(1, when={"min_boxs": 5}), "routes[1].when.min_boxs: unknown; did you mean 'min_boxes'?"),
+    (route(1, when={"min_boxes": 1.5}), "routes[1].when.min_boxes: must be a whole number of boxes, got 1.5"),
+    (tier(1, name="glance"), "tiers[1].name: 'glance' is used twice, first at stages[0].name"),
+    (tier(1, name="fast"), "tiers[1].name: 'fast' is used twice, first at tiers[0].name"),
+    (tier(1, members=scorer()), "tiers[1].members.vlm_s: 'vlm_s' is used twice, first at tiers[0].members.vlm_s"),
+    (tier(0, members={}), "tiers[0].members: must be a mapping of exactly one member"),
+    (
+        tier(0, members={**scorer(), "b": {"kind": "scorer", "weight": 1}}),
+        "tiers[0].members: must be a mapping of exact",
+    ),
+    (tier(0, members=scorer(kind="scene")), "tiers[0].members.vlm_s.kind: must be scorer or reasoner, got 'scene'"),
+    (tier(0, members=scorer(nothing=0.1)), "tiers[0].members.vlm_s.nothing: must be null"),
+    (tier(0, members=scorer(minimum_mass=2)), "tiers[0].members.vlm_s.minimum_mass: must be a number in [0, 1], got 2"),
+    (tier(0, accept=0.1, reject=0.2), "tiers[0].reject: must be under accept (0.1), got 0.2"),
+    (tier(0, price_per_second=-1), "tiers[0].price_per_second: must be a number in [0, 1000000], got -1"),
+    (tier(0, price_per_1000_tokens={"input": -1}), "tiers[0].price_per_1000_tokens.input: must be a number in [0, "),
+    (tier(0, findings="yes"), "tiers[0].findings: must be true or false, got 'yes'"),
+    (
+        member(0, "vlm", kind="scorer", weight=1),
+        "stages[0].members.vlm.kind: must be boxes, scene or text, got 'scorer'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_TIERS, ids=[message[:60] for _, message in WRONG_TIERS])
+def test_wrong_tiers_and_routes_are_refused_by_the_name_of_the_field(
+    change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    data = tiers_policy()
+    change(data)
+    with pytest.raises(PolicyError) as refusal:
+        parse_policy(data)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_conditions_on_boxes_are_of_version_2(data: dict[str, Any]) -> None:
+    data["stages"][2]["when"] = {"min_boxes": 1}
+    with pytest.raises(PolicyError, match=r"stages\[2\]\.when\.min_boxes: needs version: 2, got version: 1"):
+        parse_policy(data)
+    data["version"] = 2
+    assert parse_policy(data).stages[2].when
+
+
+def test_a_tier_that_nobody_climbs_is_allowed() -> None:
+    data = tiers_policy()
+    data["routes"] = []
+    assert len(parse_policy(data).tiers) == 3
+
+
+def test_a_policy_with_tiers_written_and_read_again_is_the_same(tmp_path: Path) -> None:
+    data = tiers_policy()
+    policy = parse_policy(data)
+    write_policy(policy, tmp_path / "policy.yaml")
+    assert load_policy(tmp_path / "policy.yaml").to_dict() == policy.to_dict() == data
+    assert "climb: [precise, reason]" in (tmp_path / "policy.yaml").read_text()
+
+
+def test_optional_fields_of_tiers_have_defaults() -> None:
+    data = tiers_policy()
+    del data["budget"], data["absent_tiers"]
+    data["tiers"][0] = {"name": "fast", "deadline_ms": 100, "members": scorer()}
+    tier = parse_policy(data).tiers[0]
+    assert (tier.accept, tier.findings, tier.required, tier.member.minimum_mass) == (None, False, False, 0.5)
+    assert parse_policy(data).absent_tiers == "degrade"
 
 
 def test_a_stage_on_the_canvas_needs_a_stage_before_it_that_prepares_one(data: dict[str, Any]) -> None:
@@ -163,11 +256,11 @@ def parsed(data: Any) -> Policy | PolicyError:
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(draw=st.data())
+@given(draw=st.data(), tiers=st.booleans())
 def test_any_mutated_policy_loads_or_is_refused_by_the_name_of_a_field(
-    data: dict[str, Any], draw: st.DataObject
+    data: dict[str, Any], draw: st.DataObject, tiers: bool
 ) -> None:
-    mutated = copy.deepcopy(data)
+    mutated = tiers_policy() if tiers else copy.deepcopy(data)
     for _ in range(draw.draw(st.integers(1, 3), label="mutations")):
         path = draw.draw(st.sampled_from(places(mutated)), label="where")
         parent = mutated

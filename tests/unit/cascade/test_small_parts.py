@@ -30,6 +30,11 @@ def test_options_are_read() -> None:
     assert parse_options('{"deadline_ms": 250, "all_stages": true}') == Options(250.0, True)
     assert parse_options(b"{}") == parse_options("") == parse_options(" ") == Options()
     assert parse_options('{"deadline_ms": null}') == Options()
+    assert parse_options('{"tiers": ["fast"], "max_tokens": 0, "max_cost": 1}') == Options(
+        None, None, ("fast",), 0, 1.0
+    )
+    assert parse_options('{"tiers": false}').tiers == ()
+    assert parse_options('{"tiers": true}').tiers is None
 
 
 @pytest.mark.parametrize(
@@ -45,6 +50,12 @@ def test_options_are_read() -> None:
         ('{"deadline_ms": true}', "INVALID_OPTIONS: deadline_ms: must be a positive number, got True"),
         ('{"deadline_ms": 1e999}', "INVALID_OPTIONS: deadline_ms: must be a positive number, got inf"),
         ('{"all_stages": 1}', "INVALID_OPTIONS: all_stages: must be true or false, got 1"),
+        ('{"tiers": "fast"}', "INVALID_OPTIONS: tiers: must be true, false or a list of names, got fast"),
+        ('{"tiers": [1]}', "INVALID_OPTIONS: tiers: must be true, false or a list of names"),
+        ('{"max_tokens": 1.5}', "INVALID_OPTIONS: max_tokens: must be a whole number that is not negative, got 1.5"),
+        ('{"max_tokens": -1}', "INVALID_OPTIONS: max_tokens: must be a whole number"),
+        ('{"max_cost": -1}', "INVALID_OPTIONS: max_cost: must be a number that is not negative, got -1"),
+        ('{"max_cost": NaN}', "INVALID_OPTIONS: max_cost: must be a number that is not negative, got nan"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused_by_name(text: str | bytes, message: str) -> None:

@@ -51,6 +51,7 @@ def test_lines_to_read(triton: TritonDouble, street: Path, capsys: pytest.Captur
         assert part in line
     assert '"ROAD WORK AHEAD"' in line
     assert "centernet missing (error)" in line
+    assert "fast yes 0.80 (70+1 tokens, 1e-06)" in line
     assert "\x1b" not in line  # no colour where no terminal reads it
 
 

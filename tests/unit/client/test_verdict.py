@@ -55,12 +55,28 @@ def test_is_frozen() -> None:
         ("image.width", 1.5, "verdict.image.width: expected a whole number"),
         ("tiers", {}, "verdict.tiers: expected a list"),
         ("versions.models", {"a": 1}, "verdict.versions.models.a: expected a text"),
-        ("schema", 2, "schema 2"),
+        ("tiers.0.raw", 2, r"verdict.tiers\[0\].raw: expected a number in"),
+        ("tiers.1.tokens", {}, r"verdict.tiers\[1\].tokens.input is missing"),
+        ("route", 3, "verdict.route: expected a text"),
+        ("schema", 3, "schema 3"),
     ],
 )
 def test_what_is_wrong_is_named(path: str, value: Any, said: str) -> None:
     with pytest.raises(ProtocolError, match=said):
         Verdict.from_dict(changed(path, value))
+
+
+def test_tiers_are_read() -> None:
+    fast, precise = Verdict.from_dict(VERDICT).tiers
+    assert (fast.name, fast.outcome, fast.probability, fast.tokens.input) == ("fast", "answered", 0.8, 70)
+    assert (precise.outcome, precise.reason, precise.probability) == ("skipped", "decided", None)
+
+
+def test_the_verdict_of_an_older_server_is_one_without_tiers() -> None:
+    old = {key: value for key, value in VERDICT.items() if key != "route"} | {"schema": 1, "tiers": []}
+    verdict = Verdict.from_dict(old)
+    assert (verdict.tiers, verdict.route, verdict.schema) == ((), None, 2)
+    assert Verdict.from_dict(verdict.to_dict()) == verdict
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", b"\xff"])

@@ -14,7 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 VERDICT: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "probability": 0.93,
     "roadwork": True,
     "threshold": 0.5,
@@ -38,15 +38,66 @@ VERDICT: dict[str, Any] = {
         {"member": "scene", "stage": "glance", "kind": "scene", "raw": 0.8, "probability": 0.7, "weight": 1.0},
         {"member": "sign_text", "stage": "sign_text", "kind": "text", "raw": 0.0, "probability": None, "weight": 0.5},
     ],
-    "tiers": [],
+    "route": "medium",
+    "tiers": [
+        {
+            "name": "fast",
+            "member": "tiny_vlm_s",
+            "kind": "scorer",
+            "outcome": "answered",
+            "reason": None,
+            "raw": 0.9,
+            "mass": 0.98,
+            "probability": 0.8,
+            "text": "yes",
+            "thoughts": None,
+            "repaired": False,
+            "tokens": {"input": 70, "output": 1},
+            "milliseconds": 80.0,
+            "cost": 1e-6,
+        },
+        {
+            "name": "precise",
+            "member": "tiny_vlm_m",
+            "kind": "scorer",
+            "outcome": "skipped",
+            "reason": "decided",
+            "raw": None,
+            "mass": None,
+            "probability": None,
+            "text": None,
+            "thoughts": None,
+            "repaired": False,
+            "tokens": {"input": 0, "output": 0},
+            "milliseconds": 0.0,
+            "cost": 0.0,
+        },
+    ],
     "missing": [{"member": "centernet", "stage": "perception", "reason": "error", "detail": "broken"}],
     "stages": [{"name": "glance", "outcome": "answered", "probability": 0.7, "milliseconds": 12.3, "cost": 1e-7}],
     "milliseconds": 45.6,
-    "tokens": {"input": 0, "output": 0},
+    "tokens": {"input": 70, "output": 1},
     "cost": 1e-6,
     "currency": "USD",
     "versions": {"policy": "name@0123456789ab", "models": {"yolox_nano": "1"}},
 }
+
+
+def event(sequence: int, name: str, progress: float, **more: Any) -> dict[str, Any]:
+    """An event as the server sends it."""
+    spent = {"tokens": {"input": 0, "output": 0}, "cost": 0.0, "milliseconds": 10.0 * sequence}
+    return {"schema": 1, "event": name, "sequence": sequence, "progress": progress, **spent, **more}
+
+
+EVENTS: list[dict[str, Any]] = [
+    event(0, "accepted", 0.0),
+    event(1, "perceived", 0.25, stage="glance", outcome="answered", probability=0.6),
+    event(2, "escalated", 0.5, route="medium", climb=["fast", "precise"]),
+    event(3, "partial", 0.6, tier="reason", text='{"thoughts": "two cones beside a lane'),
+    event(4, "partial", 0.7, tier="reason", text=' that is closed", "roadwork": true}'),
+    event(5, "tier", 0.95, tier=VERDICT["tiers"][0]),
+    event(6, "verdict", 1.0, verdict=VERDICT),
+]
 
 
 class Ask:
@@ -79,7 +130,7 @@ class Ask:
         return self.context.is_active()
 
 
-Behaviour = Callable[[Ask], dict[str, Any] | str | None]
+Behaviour = Callable[[Ask], Any]
 
 
 class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -125,6 +176,34 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ModelMetadataResponse(name=request.name, versions=["1"], platform="python")
 
+    def ModelStreamInfer(self, requests: Any, context: grpc.ServicerContext) -> Any:
+        """`behaviour` may give a list of events, with numbers (seconds to wait) and texts (errors) among them."""
+        for request in requests:
+            ask = Ask(request, context)
+            context.add_callback(lambda: None if context.code() is not None else self.cancelled.set())
+            with self._lock:
+                self.asked.append(ask)
+                self.running += 1
+                self.most_running = max(self.most_running, self.running)
+            try:
+                told = self.behaviour(ask)
+                for item in EVENTS if told is None else told:
+                    if isinstance(item, (int, float)):
+                        if not ask.wait(item):
+                            self.cancelled.set()
+                            return
+                    elif isinstance(item, str):
+                        yield service_pb2.ModelStreamInferResponse(error_message=item)
+                    else:
+                        yield _streamed(request.model_name, item)
+            finally:
+                with self._lock:
+                    self.running -= 1
+            last = service_pb2.ModelInferResponse(model_name=request.model_name)
+            last.parameters["triton_final_response"].bool_param = True
+            if request.parameters["triton_enable_empty_final_response"].bool_param:
+                yield service_pb2.ModelStreamInferResponse(infer_response=last)
+
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
         ask = Ask(request, context)
         context.add_callback(lambda: None if context.code() is not None else self.cancelled.set())
@@ -149,3 +228,14 @@ class TritonDouble(service_pb2_grpc.GRPCInferenceServiceServicer):
             ],
             raw_output_contents=[struct.pack("<I", len(data)) + data],
         )
+
+
+def _streamed(model: str, told: dict[str, Any]) -> service_pb2.ModelStreamInferResponse:
+    data = json.dumps(told).encode()
+    return service_pb2.ModelStreamInferResponse(
+        infer_response=service_pb2.ModelInferResponse(
+            model_name=model,
+            outputs=[service_pb2.ModelInferResponse.InferOutputTensor(name="event", datatype="BYTES", shape=[1])],
+            raw_output_contents=[struct.pack("<I", len(data)) + data],
+        )
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,6 +43,30 @@ class EngineTimeout(EngineError):
     reason = "timed_out"
 
 
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability, its rank (1 is the likeliest) and its text."""
+
+    logprob: float
+    rank: int | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a tier has just said.
+
+    `logprobs`: an entry for each new token, the likeliest tokens there by id, the one that was said first; empty where
+    none were asked for. `input_tokens`: of the whole request, as often as it is known. `output_tokens`: of this piece.
+    """
+
+    text: str
+    logprobs: list[dict[int, TokenLogprob]] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    finish_reason: str | None = None
+
+
 class Engine(Protocol):
     """Runs one model on one image."""
 
@@ -55,6 +80,23 @@ class Engine(Protocol):
 
         Raise `EngineError`: `ModelUnavailable` for a model that is not loaded, `EngineTimeout` past `timeout` seconds.
         The cascade gives up by itself shortly after `timeout` and then cancels the call.
+        """
+        ...
+
+    def generate(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        images: Sequence[bytes],
+        sampling: Mapping[str, Any],
+        stream: bool,
+        timeout: float,
+    ) -> AsyncIterator[Piece]:
+        """Ask a vision-language tier: pieces as they come, a single one at the end where not `stream`.
+
+        `prompt` is rendered, `images` are encoded files, `sampling` is what vLLM's `SamplingParams` takes. Closing the
+        iterator, or cancelling who waits for it, stops the engine's work. Raises as `infer`, when it is iterated.
         """
         ...
 

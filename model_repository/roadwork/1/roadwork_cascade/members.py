@@ -11,7 +11,7 @@ import numpy as np
 
 from roadwork_cascade import pool
 from roadwork_cascade.engine import EngineError
-from roadwork_cascade.policy import Member, Stage
+from roadwork_cascade.policy_parts import Member, Stage
 from roadwork_cascade.taxonomy import Taxonomy
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""`policy.yaml` as frozen dataclasses: every number that the cascade decides by.
+"""`policy.yaml`: every number that the cascade decides by.
 
 `load_policy` and `parse_policy` check (`policy_check`), `policy.to_dict()` and `write_policy` go back, so that fitting
 and wiring change a policy as a plain dict: `write_policy(parse_policy(edited), path)`.
@@ -8,155 +8,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from roadwork_cascade.policy_check import PolicyError, check_policy, read_yaml
+from roadwork_cascade.policy_parts import (
+    AgreementSettings,
+    BreakerSettings,
+    Budget,
+    FusionSettings,
+    Member,
+    Policy,
+    PoolSettings,
+    Route,
+    Stage,
+    Tier,
+    TokenPrices,
+    When,
+)
 from roadwork_cascade.policy_text import policy_text
 
-__all__ = ["Member", "Policy", "PolicyError", "Stage", "load_policy", "parse_policy", "write_policy"]
+__all__ = [
+    "Budget",
+    "Member",
+    "Policy",
+    "PolicyError",
+    "Route",
+    "Stage",
+    "Tier",
+    "TokenPrices",
+    "When",
+    "load_policy",
+    "parse_policy",
+    "write_policy",
+]
 
-Kind = Literal["boxes", "scene", "text"]
-Needs = Literal["image", "canvas"]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model with a say, under its own name.
-
-    Its probability is `pool.member_probability(s, kind, a, b, nothing)`.
-    """
-
-    name: str
-    kind: Kind
-    weight: float
-    a: float = 1.0
-    b: float = 0.0
-    nothing: float | None = None
-
-
-@dataclass(frozen=True)
-class When:
-    """Conditions under which a stage is asked; those that are None always hold."""
-
-    min_probability: float | None = None
-    max_probability: float | None = None
-    disagreement: bool | None = None
-
-    def holds(self, probability: float, disagreement: bool) -> bool:
-        """Whether all conditions hold for the pooled probability so far."""
-        return (
-            (self.min_probability is None or probability >= self.min_probability)
-            and (self.max_probability is None or probability <= self.max_probability)
-            and (self.disagreement is None or disagreement == self.disagreement)
-        )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Members that are asked together, the bounds that end the cascade after them, a deadline and a price.
-
-    `model` is an ensemble of all members (None: they are asked directly), `prepare` the model that makes the canvas,
-    `needs` the tensor that the ensemble takes. P >= `accept` or P <= `reject` ends the cascade (None: never).
-    """
-
-    name: str
-    model: str | None
-    prepare: str | None
-    needs: Needs
-    deadline_ms: float
-    price_per_second: float
-    accept: float | None
-    reject: float | None
-    when: When | None
-    members: tuple[Member, ...]
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """Slope and offset of the pooled logit."""
-
-    alpha: float
-    beta: float
-
-
-@dataclass(frozen=True)
-class AgreementSettings:
-    """Share of the box and scene members, by count, that must be on one side of 0.5 to end early."""
-
-    share: float
-
-
-@dataclass(frozen=True)
-class BreakerSettings:
-    """See `breaker.Breaker`."""
-
-    window: int
-    minimum: int
-    failure_rate: float
-    open_seconds: float
-
-
-@dataclass(frozen=True)
-class FusionSettings:
-    """Overlap at which boxes are fused and the least score drawn."""
-
-    iou: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A checked policy. `digest` is the first 12 hex digits of the SHA-256 of the file (of its JSON, if parsed)."""
-
-    version: int
-    name: str
-    fitted: Mapping[str, Any] | None
-    threshold: float
-    quorum: float
-    deadline_ms: float
-    all_stages: bool
-    pool: PoolSettings
-    agreement: AgreementSettings
-    breaker: BreakerSettings
-    fusion: FusionSettings
-    stages: tuple[Stage, ...]
-    digest: str
-
-    @property
-    def identity(self) -> str:
-        """`name@digest`, as verdicts give it."""
-        return f"{self.name}@{self.digest}"
-
-    def members(self) -> Iterator[tuple[Stage, Member]]:
-        """Every member with its stage, in the order of the file."""
-        for stage in self.stages:
-            for member in stage.members:
-                yield stage, member
-
-    def preparer(self, stage: Stage) -> str | None:
-        """The model that makes the canvas for `stage`: its own, or that of the last stage before it that has one."""
-        before = self.stages[: self.stages.index(stage) + 1]
-        return next((earlier.prepare for earlier in reversed(before) if earlier.prepare), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The policy as the file holds it: plain dicts, lists and numbers, to be edited and parsed again."""
-        return {
-            "version": self.version,
-            "name": self.name,
-            "fitted": None if self.fitted is None else dict(self.fitted),
-            "threshold": self.threshold,
-            "quorum": self.quorum,
-            "deadline_ms": self.deadline_ms,
-            "all_stages": self.all_stages,
-            "pool": vars(self.pool).copy(),
-            "agreement": vars(self.agreement).copy(),
-            "breaker": vars(self.breaker).copy(),
-            "fusion": vars(self.fusion).copy(),
-            "stages": [_stage_dict(stage) for stage in self.stages],
-        }
+MINIMUM_MASS = 0.5
+"""Of a scorer or reasoner whose policy names none: less on yes and no together means that the question failed."""
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -187,6 +76,7 @@ def write_policy(policy: Policy, path: str | Path) -> None:
 
 
 def _build(data: Any, digest: str) -> Policy:
+    budget = data.get("budget") or {}
     return Policy(
         version=data["version"],
         name=data["name"],
@@ -206,6 +96,12 @@ def _build(data: Any, digest: str) -> Policy:
         fusion=FusionSettings(**_floats(data["fusion"])),
         stages=tuple(_stage(entry) for entry in data["stages"]),
         digest=digest,
+        absent_tiers=data.get("absent_tiers", "degrade"),
+        budget=Budget(tokens=_whole(budget.get("tokens")), cost=_optional(budget.get("cost"))),
+        routes=tuple(
+            Route(entry["name"], _when(entry.get("when")), tuple(entry["climb"])) for entry in data.get("routes") or ()
+        ),
+        tiers=tuple(_tier(entry) for entry in data.get("tiers") or ()),
     )
 
 
@@ -219,31 +115,42 @@ def _stage(data: Mapping[str, Any]) -> Stage:
         price_per_second=float(data.get("price_per_second", 0.0)),
         accept=_optional(data.get("accept")),
         reject=_optional(data.get("reject")),
-        when=None if data.get("when") is None else When(**data["when"]),
-        members=tuple(
-            Member(
-                name=name,
-                kind=entry["kind"],
-                weight=float(entry["weight"]),
-                a=float(entry.get("a", 1.0)),
-                b=float(entry.get("b", 0.0)),
-                nothing=_optional(entry.get("nothing")),
-            )
-            for name, entry in data["members"].items()
-        ),
+        when=_when(data.get("when")),
+        members=tuple(_member(name, entry) for name, entry in data["members"].items()),
     )
 
 
-def _stage_dict(stage: Stage) -> dict[str, Any]:
-    conditions = {} if stage.when is None else {key: v for key, v in vars(stage.when).items() if v is not None}
-    return {
-        **{key: value for key, value in vars(stage).items() if key not in ("when", "members")},
-        "when": conditions or None,
-        "members": {
-            member.name: {key: value for key, value in vars(member).items() if key != "name"}
-            for member in stage.members
-        },
-    }
+def _tier(data: Mapping[str, Any]) -> Tier:
+    ((name, entry),) = data["members"].items()
+    prices = data.get("price_per_1000_tokens") or {}
+    return Tier(
+        name=data["name"],
+        deadline_ms=float(data["deadline_ms"]),
+        price_per_second=float(data.get("price_per_second", 0.0)),
+        price_per_1000_tokens=TokenPrices(**_floats(prices)),
+        accept=_optional(data.get("accept")),
+        reject=_optional(data.get("reject")),
+        when=_when(data.get("when")),
+        findings=data.get("findings", False),
+        required=data.get("required", False),
+        member=_member(name, {"minimum_mass": MINIMUM_MASS, **entry}),
+    )
+
+
+def _member(name: str, entry: Mapping[str, Any]) -> Member:
+    return Member(
+        name=name,
+        kind=entry["kind"],
+        weight=float(entry["weight"]),
+        a=float(entry.get("a", 1.0)),
+        b=float(entry.get("b", 0.0)),
+        nothing=_optional(entry.get("nothing")),
+        minimum_mass=_optional(entry.get("minimum_mass")),
+    )
+
+
+def _when(data: Mapping[str, Any] | None) -> When | None:
+    return None if data is None else When(**data)
 
 
 def _floats(data: Mapping[str, Any]) -> dict[str, float]:
@@ -252,3 +159,7 @@ def _floats(data: Mapping[str, Any]) -> dict[str, float]:
 
 def _optional(value: float | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

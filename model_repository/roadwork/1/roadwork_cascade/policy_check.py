@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
-import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from roadwork_cascade.schema_check import first_problem, shown
+
 SCHEMA_PATH = Path(__file__).with_name("policy.schema.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SINCE_2 = ("absent_tiers", "budget", "routes", "tiers")
 _TENSOR_OF_KIND = {"boxes": "canvas", "scene": "canvas", "text": "image"}
 
 
@@ -65,13 +65,9 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
 
 def check_policy(data: Any) -> None:
     """Raise `PolicyError` for the first thing that is wrong with a policy given as plain dicts and lists."""
-    try:
-        _check_values(data, "")
-    except RecursionError:
-        raise PolicyError("policy", "refers to itself or is nested too deeply") from None
-    errors = sorted(_validator().iter_errors(data), key=_urgency)
-    if errors:
-        raise _explain(errors[0])
+    problem = first_problem(data, _validator(), "policy")
+    if problem is not None:
+        raise PolicyError(*problem)
     _check_meaning(data)
 
 
@@ -80,62 +76,12 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
 
 
-def _check_values(data: Any, where: str) -> None:
-    """Numbers that are none (NaN passes every comparison of the schema) and keys that are not text."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            if not isinstance(key, str) or not key.strip() or not key.isprintable():
-                raise PolicyError(where or "policy", f"its keys must be text, got {_shown(key)}")
-            _check_values(value, f"{where}.{key}" if where else key)
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            _check_values(value, f"{where}[{index}]")
-    elif isinstance(data, (int, float)):
-        try:
-            finite = math.isfinite(data)
-        except OverflowError:
-            finite = False
-        if not finite:
-            raise PolicyError(where or "policy", f"must be a finite number, got {_shown(data)}")
-
-
-def _urgency(error: jsonschema.ValidationError) -> tuple[int, str]:
-    # A misspelt key also leaves the right one missing: the first is the better news.
-    order = {"additionalProperties": 0, "required": 2}.get(str(error.validator), 1)
-    return order, _path(error.absolute_path)
-
-
-def _explain(error: jsonschema.ValidationError) -> PolicyError:
-    schema: Any = error.schema
-    value: Any = error.instance
-    where = _path(error.absolute_path)
-    prefix = f"{where}." if where else ""
-    if error.validator == "additionalProperties":
-        known = list(schema["properties"])
-        key = next(key for key in value if key not in known)
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        return PolicyError(prefix + key, f"unknown; {hint}")
-    if error.validator == "required":
-        key = next(key for key in schema["required"] if key not in value)
-        must = dict(_resolve(schema["properties"][key])).get("x-must", "given")
-        return PolicyError(prefix + key, f"is missing; must be {must}")
-    problem = f"must be {schema['x-must']}, got {_shown(value)}"
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value, re.IGNORECASE):
-        problem += " (YAML reads 1e-5 as text, 1.0e-5 as a number)"
-    return PolicyError(where or "policy", problem)
-
-
-def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
-    reference = schema.get("$ref")
-    return _validator().schema["$defs"][reference.rpartition("/")[2]] if reference else schema
-
-
 def _check_meaning(data: dict[str, Any]) -> None:
     if data["breaker"]["minimum"] > data["breaker"]["window"]:
-        raise PolicyError(
-            "breaker.minimum", f"must be at most breaker.window, got {_shown(data['breaker']['minimum'])}"
-        )
+        raise PolicyError("breaker.minimum", f"must be at most breaker.window, got {shown(data['breaker']['minimum'])}")
+    for key in _SINCE_2:
+        if data["version"] < 2 and key in data:
+            raise PolicyError(key, f"needs version: 2, got version: {data['version']}")
     stage_names: dict[str, str] = {}
     member_names: dict[str, str] = {}
     prepared = False
@@ -143,23 +89,60 @@ def _check_meaning(data: dict[str, Any]) -> None:
         where = f"stages[{index}]"
         _once(stage_names, stage["name"], f"{where}.name")
         prepared = prepared or stage.get("prepare") is not None
-        _check_stage(stage, where, prepared)
+        _check_bounds(stage, where)
+        _check_when(stage.get("when"), f"{where}.when", data["version"])
+        _check_needs(stage, where, prepared)
         for name, member in stage["members"].items():
-            here = f"{where}.members.{name}"
-            if not _NAME.fullmatch(name):
-                raise PolicyError(here, "must be a name of letters, digits, '.', '_' and '-'")
-            _once(member_names, name, here)
-            _check_member(member, stage, here)
+            _check_name(member_names, name, f"{where}.members.{name}")
+            _check_member(member, stage, f"{where}.members.{name}")
+    for index, tier in enumerate(data.get("tiers", ())):
+        where = f"tiers[{index}]"
+        _once(stage_names, tier["name"], f"{where}.name")
+        _check_bounds(tier, where)
+        _check_when(tier.get("when"), f"{where}.when", data["version"])
+        for name in tier["members"]:
+            _check_name(member_names, name, f"{where}.members.{name}")
+    _check_routes(data)
 
 
-def _check_stage(stage: dict[str, Any], where: str, prepared: bool) -> None:
+def _check_routes(data: dict[str, Any]) -> None:
+    """A tier that nobody climbs is allowed: a caller may ask for all of them."""
+    tiers = [tier["name"] for tier in data.get("tiers", ())]
+    names: dict[str, str] = {}
+    always: str | None = None
+    for index, route in enumerate(data.get("routes", ())):
+        where = f"routes[{index}]"
+        _once(names, route["name"], f"{where}.name")
+        _check_when(route.get("when"), f"{where}.when", data["version"])
+        if always is not None:
+            raise PolicyError(where, f"can never be taken: {always} before it always holds")
+        always = where if route.get("when") is None else None
+        for step, name in enumerate(route["climb"]):
+            here = f"{where}.climb[{step}]"
+            if name not in tiers:
+                known = ", ".join(tiers) or "none"
+                raise PolicyError(here, f"no tier has the name {name!r}; the policy's tiers: {known}")
+            if name in route["climb"][:step]:
+                raise PolicyError(here, f"{name!r} is climbed twice")
+
+
+def _check_bounds(stage: dict[str, Any], where: str) -> None:
     accept, reject = stage.get("accept"), stage.get("reject")
     if accept is not None and reject is not None and reject >= accept:
         raise PolicyError(f"{where}.reject", f"must be under accept ({accept}), got {reject}")
-    when = stage.get("when") or {}
-    low, high = when.get("min_probability", 0.0), when.get("max_probability", 1.0)
-    if low > high:
-        raise PolicyError(f"{where}.when.min_probability", f"must be at most max_probability ({high}), got {low}")
+
+
+def _check_when(when: dict[str, Any] | None, where: str, version: int) -> None:
+    for key in when or {}:
+        if version < 2 and key not in ("min_probability", "max_probability", "disagreement"):
+            raise PolicyError(f"{where}.{key}", f"needs version: 2, got version: {version}")
+    for what in ("probability", "boxes", "box_share"):
+        low, high = (when or {}).get(f"min_{what}"), (when or {}).get(f"max_{what}")
+        if low is not None and high is not None and low > high:
+            raise PolicyError(f"{where}.min_{what}", f"must be at most max_{what} ({high}), got {low}")
+
+
+def _check_needs(stage: dict[str, Any], where: str, prepared: bool) -> None:
     if stage["needs"] == "canvas" and not prepared:
         raise PolicyError(f"{where}.needs", "no stage up to this one has a prepare model that makes the canvas")
     if stage["needs"] == "canvas" and stage.get("prepare") is not None:
@@ -173,25 +156,16 @@ def _check_member(member: dict[str, Any], stage: dict[str, Any], where: str) -> 
     if tensor == "image" and stage["needs"] == "canvas":
         raise PolicyError(f"{where}.kind", f"a {kind} member takes the image; the stage needs canvas")
     if kind == "scene" and member.get("nothing") is not None:
-        raise PolicyError(f"{where}.nothing", f"must be null for a scene member, got {_shown(member['nothing'])}")
+        raise PolicyError(f"{where}.nothing", f"must be null for a scene member, got {shown(member['nothing'])}")
+
+
+def _check_name(seen: dict[str, str], name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise PolicyError(where, "must be a name of letters, digits, '.', '_' and '-'")
+    _once(seen, name, where)
 
 
 def _once(seen: dict[str, str], name: str, where: str) -> None:
     if name in seen:
         raise PolicyError(where, f"{name!r} is used twice, first at {seen[name]}")
     seen[name] = where
-
-
-def _path(parts: Iterable[Any]) -> str:
-    text = ""
-    for part in parts:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more digits than Python prints
-        text = "a huge number"
-    return text if len(text) <= 60 else text[:59] + "…"

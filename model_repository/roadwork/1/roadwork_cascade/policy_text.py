@@ -21,6 +21,10 @@ COMMENTS = {
     "agreement": "of the box and scene members on one side of 0.5; fewer means: escalate",
     "fusion": "of the boxes that are drawn",
     "stages": "in the order they are asked",
+    "absent_tiers": "or refuse: a tier without a folder stops the load",
+    "budget": "of a request, where the caller names none; null: no limit",
+    "routes": "after the stages, where nothing has ended the cascade: the first whose condition holds",
+    "tiers": "asked only by a route; their order means nothing",
 }
 
 
@@ -36,7 +40,14 @@ def _represent(dumper: _Dumper, data: dict[str, Any]) -> yaml.MappingNode:
     return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=flat)
 
 
+class _Row(list[Any]):
+    """A list on one line."""
+
+
 _Dumper.add_representer(dict, _represent)
+_Dumper.add_representer(
+    _Row, lambda dumper, row: dumper.represent_sequence("tag:yaml.org,2002:seq", row, flow_style=True)
+)
 
 
 class _Indented(_Dumper):
@@ -47,6 +58,8 @@ class _Indented(_Dumper):
 def policy_text(data: dict[str, Any]) -> str:
     """YAML of a policy given as plain dicts and lists; it loads back to the same."""
     lines = [HEADER]
+    if "routes" in data:
+        data = {**data, "routes": [{**route, "climb": _Row(route["climb"])} for route in data["routes"]]}
     for key, value in data.items():
         # Dumped a key at a time, as PyYAML has no comments.
         text = yaml.dump({key: value}, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=10_000)

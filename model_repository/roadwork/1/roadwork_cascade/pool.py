@@ -51,11 +51,11 @@ def member_probability(s: ArrayLike, kind: str, a: float, b: float, nothing: flo
     """Calibrated probability of one member for raw answers `s` of any shape.
 
     A `boxes` or `text` member that saw nothing (s < 0.01) says the constant `nothing`; NaN where that is None, so that
-    it does not enter the pool. A `scene` member always goes through `calibrate`.
+    it does not enter the pool. A `scene`, `scorer` or `reasoner` member always goes through `calibrate`.
     """
     raw = np.asarray(s, dtype=np.float64)
     spoken = calibrate(raw, a, b)
-    if kind == "scene":
+    if kind not in ("boxes", "text"):
         return spoken
     return np.where(raw < NOTHING_BELOW, np.nan if nothing is None else nothing, spoken)
 

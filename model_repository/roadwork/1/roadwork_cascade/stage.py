@@ -17,7 +17,7 @@ from roadwork_cascade.breaker import Breaker, Breakers, Permit
 from roadwork_cascade.deadline import bounded
 from roadwork_cascade.engine import Engine, EngineError, EngineTimeout, InvalidImage, first_line, invalid_image
 from roadwork_cascade.members import OUTPUTS, PREPARED, Answer, Geometry, Missing, read_answer, read_prepared
-from roadwork_cascade.policy import Member, Policy, Stage
+from roadwork_cascade.policy_parts import Member, Policy, Stage
 from roadwork_cascade.taxonomy import Taxonomy
 from roadwork_cascade.verdict import Outcome
 

@@ -13,10 +13,19 @@ from typing import Any, Literal
 from roadwork_cascade.members import Answer, Geometry, Missing
 
 SCHEMA_PATH = Path(__file__).with_name("verdict.schema.json")
+SCHEMA = 2
 CURRENCY = "USD"
+DIGITS = 6
 
 Status = Literal["ok", "degraded", "timed_out"]
 Outcome = Literal["answered", "partial", "failed", "timed_out", "skipped"]
+TierOutcome = Literal["answered", "skipped", "failed", "timed_out"]
+SkipReason = Literal[
+    "cannot_change", "condition", "budget", "unavailable", "breaker_open", "deadline", "decided", "not_wanted"
+]
+
+MOST_TEXT = 4000
+"""Characters of a tier's text and thoughts that a verdict carries."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,27 @@ class StageRecord:
     name: str
     outcome: Outcome
     probability: float | None = None
+    seconds: float = 0.0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class TierRecord:
+    """How one tier of the route went. `reason` is why it was skipped; `missing` says why one failed."""
+
+    name: str
+    member: str
+    kind: str
+    outcome: TierOutcome
+    reason: SkipReason | None = None
+    raw: float | None = None
+    mass: float | None = None
+    probability: float | None = None
+    text: str | None = None
+    thoughts: str | None = None
+    repaired: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
     seconds: float = 0.0
     cost: float = 0.0
 
@@ -46,18 +76,25 @@ class Conclusion:
     seconds: float
     policy: str
     models: Mapping[str, str] = field(default_factory=dict)
+    route: str | None = None
+    tiers: list[TierRecord] = field(default_factory=list)
+
+
+def is_roadwork(probability: float, threshold: float) -> bool:
+    """The answer that a verdict with this probability gives; it is taken from the digits that callers see."""
+    return round(probability, DIGITS) >= threshold
 
 
 def write_verdict(conclusion: Conclusion) -> dict[str, Any]:
     """The verdict as plain dicts, lists, text and finite numbers."""
-    probability = round(conclusion.probability, 6)
+    probability = round(conclusion.probability, DIGITS)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability must be in [0, 1], got {probability}")  # a NaN must never reach a caller
     size = conclusion.geometry
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "probability": probability,
-        "roadwork": probability >= conclusion.threshold,
+        "roadwork": is_roadwork(probability, conclusion.threshold),
         "threshold": conclusion.threshold,
         "status": conclusion.status,
         "decided_by": conclusion.decided_by,
@@ -65,15 +102,16 @@ def write_verdict(conclusion: Conclusion) -> dict[str, Any]:
         "boxes": conclusion.boxes,
         "words": [word for answer in conclusion.answers for word in answer.reading.words],
         "answers": [_answer(answer) for answer in conclusion.answers],
-        "tiers": [],
+        "route": conclusion.route,
+        "tiers": [tier_entry(record) for record in conclusion.tiers],
         "missing": [
             {"member": gap.member.name, "stage": gap.stage, "reason": gap.reason, "detail": gap.detail}
             for gap in conclusion.missing
         ],
         "stages": [_stage(record) for record in conclusion.stages],
         "milliseconds": _milliseconds(conclusion.seconds),
-        "tokens": {"input": 0, "output": 0},
-        "cost": _significant(math.fsum(record.cost for record in conclusion.stages)),
+        "tokens": tokens(conclusion.tiers),
+        "cost": significant(math.fsum(record.cost for record in conclusion.stages)),
         "currency": CURRENCY,
         "versions": {"policy": conclusion.policy, "models": dict(conclusion.models)},
     }
@@ -114,13 +152,48 @@ def _stage(record: StageRecord) -> dict[str, Any]:
         "outcome": record.outcome,
         "probability": None if record.probability is None else round(record.probability, 6),
         "milliseconds": _milliseconds(record.seconds),
-        "cost": _significant(record.cost),
+        "cost": significant(record.cost),
     }
+
+
+def tier_entry(record: TierRecord) -> dict[str, Any]:
+    """A tier as verdicts and events give it."""
+    return {
+        "name": record.name,
+        "member": record.member,
+        "kind": record.kind,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "raw": _rounded(record.raw),
+        "mass": _rounded(record.mass),
+        "probability": _rounded(record.probability),
+        "text": _bounded(record.text),
+        "thoughts": _bounded(record.thoughts),
+        "repaired": record.repaired,
+        "tokens": {"input": record.input_tokens, "output": record.output_tokens},
+        "milliseconds": _milliseconds(record.seconds),
+        "cost": significant(record.cost),
+    }
+
+
+def tokens(records: Iterable[TierRecord]) -> dict[str, int]:
+    """Tokens read and written by all tiers."""
+    listed = list(records)
+    return {"input": sum(r.input_tokens for r in listed), "output": sum(r.output_tokens for r in listed)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _bounded(text: str | None) -> str | None:
+    return text if text is None or len(text) <= MOST_TEXT else text[: MOST_TEXT - 1] + "…"
 
 
 def _milliseconds(seconds: float) -> float:
     return round(max(0.0, seconds) * 1000.0, 3)
 
 
-def _significant(value: float) -> float:
+def significant(value: float) -> float:
+    """Six significant digits: prices of a call are tiny."""
     return float(f"{value:.6g}")
