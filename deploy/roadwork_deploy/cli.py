@@ -83,12 +83,20 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
     )
     server = served.server
     follower = _Follower() if options.verbose else None
+    printed = threading.Event()  # tiers are told of below the table, which says that the server answers
+
+    def tell(tier: object) -> None:
+        printed.wait(10)
+        print(tier, flush=True)
+
+    server.on_tier = tell
     began = time.monotonic()
     try:
         if follower:
             follower.follow(server)
         server.start()
         show_server(served, time.monotonic() - began)
+        printed.set()
         while not stop.wait(0.5):
             if not server.running:
                 print(f"roadwork-deploy: tritonserver ended by itself; see {server.log_path}", file=sys.stderr)

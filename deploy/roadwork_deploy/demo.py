@@ -13,6 +13,7 @@ from roadwork_client.cli import main as roadwork
 from roadwork_deploy.errors import DeployError
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.serve import prepare
+from roadwork_deploy.server import EmbeddedServer
 from roadwork_deploy.table import show_server
 
 SCENES = {
@@ -31,6 +32,9 @@ SHIPPED = {
     "sklearn": ["datasets/images/china.jpg"],
 }
 """Real photographs that installed packages carry."""
+
+TIER_SECONDS = 300.0
+"""Two engines that start on two slow cores take about a minute."""
 
 
 def write_scenes(folder: Path) -> list[Path]:
@@ -59,29 +63,48 @@ def shipped_photographs() -> list[Path]:
     return found
 
 
-def run(images: list[str], out: Path) -> int:
+def run(images: list[str], out: Path, tiers: bool = True) -> int:
     """The exit status of `roadwork predict`, or 2 where the server does not start."""
-    print("1/4 rendering street scenes that no model was trained on", flush=True)
+    profile, steps = ("cpu-tiers", 6) if tiers else ("cpu", 4)
+    print(f"1/{steps} rendering street scenes that no model was trained on", flush=True)
     chosen = [*map(str, write_scenes(out / "scenes")), *map(str, shipped_photographs()), *images]
-    print("2/4 starting the embedded server, profile cpu", flush=True)
+    print(f"2/{steps} starting the embedded server, profile {profile}", flush=True)
     began = time.monotonic()
-    served = prepare(default_repository(), "cpu")
+    served = prepare(default_repository(), profile)
+    served.server.on_tier = lambda tier: print(f"    {tier}", flush=True)
     with served.server as server:
         show_server(served, time.monotonic() - began)
-        print(f"3/4 classifying {len(chosen)} images over gRPC", flush=True)
-        status = roadwork(["predict", *chosen, "--url", server.grpc_url, "--overlay", str(out / "overlays"), "--table"])
-        print("4/4 stopping the server", flush=True)
+        url = ["--url", server.grpc_url]
+        print(f"3/{steps} classifying {len(chosen)} images over gRPC by perception alone", flush=True)
+        overlays = ["--overlay", str(out / "overlays"), "--table"]
+        status = roadwork(["predict", *chosen, *url, *overlays, *(["--tiers", "none"] if tiers else [])])
+        if tiers:
+            status = max(status, _with_tiers(server, chosen, url, steps))
+        print(f"{steps}/{steps} stopping the server", flush=True)
     print(f"overlays are in {out / 'overlays'}", flush=True)
     return status
+
+
+def _with_tiers(server: EmbeddedServer, images: list[str], url: list[str], steps: int) -> int:
+    """Wait for the tiers and ask again: those that perception was not sure of climb."""
+    print(f"4/{steps} waiting for the vision-language tiers; their engines start on the same cores", flush=True)
+    joined = [tier.name for tier in server.wait_for_tiers(TIER_SECONDS).values() if tier.state == "ready"]
+    if not joined:
+        print("    none has joined; the verdicts above are what this machine gives", flush=True)
+        return 1
+    names = ", ".join(joined)
+    print(f"5/{steps} classifying again: what perception decides stays, the rest climbs to {names}", flush=True)
+    return max(roadwork(["predict", *images, *url, "--table"]), roadwork(["stream", images[-1], *url]))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images", nargs="*", help="more images, folders or globs")
+    parser.add_argument("--no-tiers", action="store_true", help="perception alone: starts sooner and needs no vLLM")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for scenes and overlays")
     options = parser.parse_args()
     try:
-        return run(options.images, options.out)
+        return run(options.images, options.out, tiers=not options.no_tiers)
     except DeployError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ INVALID = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<e
 PREFIX = re.compile(r"^[EF]\d{4} [\d:.]+ +\d+ [^\]]*\] *\"?(?P<text>.*?)\"?$")
 LOGGED = re.compile(r"^[IWEFV]\d{4} ")
 CODES = re.compile(r"^(Internal|Invalid argument|Unavailable|Not found|Unsupported|Already exists): (\w+Exception: )?")
+STATE = re.compile(r"is at UNAVAILABLE state: (?P<error>.*)", re.DOTALL)
 PORT = re.compile(r"failed to start (?P<name>GRPC|HTTP|Metrics) service: .*Socket '[^']*:(?P<port>\d+)' already in use")
 
 
@@ -37,6 +38,13 @@ def reasons(log: Path) -> list[str]:
         return list(found.values())
     errors = [match["text"] for line in lines if (match := PREFIX.match(line))]
     return errors[-2:]
+
+
+def load_error(message: str) -> str:
+    """The cause in what tritonserver answers a load with ("load failed for model ..."), on one line."""
+    match = STATE.search(message)
+    first, *more = (match["error"] if match else message).splitlines() or [""]
+    return CODES.sub("", _joined(first, more)).rstrip("; ")
 
 
 def _joined(text: str, following: list[str]) -> str:

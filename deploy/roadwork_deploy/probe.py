@@ -1,16 +1,23 @@
-"""Asks a served model one real question: health says ready even when a model's process has died."""
+"""Asks a served model real questions: health says ready even when a model's process has died, and the first question
+that a process is asked is the slowest, so each is asked before callers are let in."""
 
 from __future__ import annotations
 
-import io
+import base64
 import json
+import queue
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roadwork_deploy.errors import StartError
 
-INTEGERS = {"UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"}
+STREET = Path(__file__).with_name("street.jpg")
+"""A rendered street with works, 640 x 360 pixels: every stage has something to do."""
+OPTIONS = json.dumps({"all_stages": True, "tiers": False}).encode()
+"""Every stage of perception; tiers are not there yet and are asked by themselves when they join."""
 
 
 class ProbeError(StartError):
@@ -18,35 +25,93 @@ class ProbeError(StartError):
 
 
 def probe(client: Any, model: str, timeout: float) -> None:
-    """One inference with made-up inputs of the model's own signature.
+    """Ask every instance of a model a question, so that none of them is cold for a caller.
 
     Args:
-        client: `tritonclient.grpc.InferenceServerClient`.
+        client: `tritonclient.grpc.InferenceServerClient` without a stream of its own.
         model: name of a loaded model.
-        timeout: seconds that the answer may take.
+        timeout: seconds that the answers may take.
 
     Raises:
-        ProbeError: no answer, or an error.
+        ProbeError: an answer is missing, or is an error.
     """
-    import tritonclient.grpc as grpc
-    from tritonclient.utils import InferenceServerException, triton_to_np_dtype
+    from tritonclient.utils import InferenceServerException
 
     try:
         config = client.get_model_config(model, client_timeout=timeout).config
-        batch = [1] if config.max_batch_size > 0 else []
-        inputs = []
-        for tensor in config.input:
-            if tensor.optional and tensor.name != "options":
-                continue
-            kind = _datatype(tensor.data_type)
-            shape = batch + [max(1, dim) for dim in tensor.dims]
-            value = _value(tensor.name, kind, shape, triton_to_np_dtype(kind))
-            made = grpc.InferInput(tensor.name, shape, kind)
-            made.set_data_from_numpy(value)
-            inputs.append(made)
-        client.infer(model, inputs, client_timeout=timeout)
+        inputs = _inputs(config)
+        if config.model_transaction_policy.decoupled:
+            _ask_stream(client, model, inputs, timeout)
+            return
+        deadline = time.monotonic() + timeout
+        # Triton takes its instances in turn. One after another: all at once would run into stages' deadlines.
+        for _ in range(max(1, sum(group.count for group in config.instance_group))):
+            client.infer(model, inputs, client_timeout=max(0.1, deadline - time.monotonic()))
     except InferenceServerException as error:
         raise ProbeError(f"{model} is loaded but does not answer: {error.message()}") from None
+
+
+def probe_tier(client: Any, model: str, timeout: float, prompt: Path | None = None) -> None:
+    """Ask a tier its own question about a picture; without `prompt.json`, for one token.
+
+    Args and errors as `probe`; `prompt` is the tier's `prompt.json`.
+    """
+    import tritonclient.grpc as grpc
+
+    texts: dict[str, str] = {"text_input": "?", "sampling_parameters": json.dumps({"max_tokens": 1})}
+    if prompt is not None and prompt.is_file():
+        data = json.loads(prompt.read_text(encoding="utf-8"))
+        texts = {
+            "text_input": data["prompt"].replace("{findings}", ""),
+            "sampling_parameters": json.dumps({**data["sampling"], "max_tokens": 1}),
+            "image": base64.b64encode(sample_image()).decode(),
+        }
+    inputs = []
+    for name, text in texts.items():
+        inputs.append(grpc.InferInput(name, [1], "BYTES"))
+        inputs[-1].set_data_from_numpy(np.array([text.encode()], dtype=object))
+    _ask_stream(client, model, inputs, timeout)
+
+
+def _ask_stream(client: Any, model: str, inputs: list[Any], timeout: float) -> None:
+    """One request over a stream, as a decoupled model needs, to its last response."""
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout)
+    try:
+        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        while True:
+            result, error = answers.get(timeout=timeout)
+            if error is not None:
+                raise ProbeError(f"{model} is loaded but does not answer: {error.message()}")
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return
+    except queue.Empty:
+        raise ProbeError(f"{model} is loaded but does not answer within {timeout:g} s") from None
+    finally:
+        client.stop_stream(cancel_requests=True)
+
+
+def sample_image() -> bytes:
+    """A JPEG file that every stage finds something in."""
+    return STREET.read_bytes()
+
+
+def _inputs(config: Any) -> list[Any]:
+    """Made-up inputs of a model's own signature."""
+    import tritonclient.grpc as grpc
+    from tritonclient.utils import triton_to_np_dtype
+
+    batch = [1] if config.max_batch_size > 0 else []
+    inputs = []
+    for tensor in config.input:
+        if tensor.optional and tensor.name != "options":
+            continue
+        kind = _datatype(tensor.data_type)
+        shape = batch + [max(1, dim) for dim in tensor.dims]
+        made = grpc.InferInput(tensor.name, shape, kind)
+        made.set_data_from_numpy(_value(tensor.name, kind, shape, triton_to_np_dtype(kind)))
+        inputs.append(made)
+    return inputs
 
 
 def _datatype(number: int) -> str:
@@ -61,16 +126,5 @@ def _value(name: str, kind: str, shape: list[int], dtype: Any) -> np.ndarray:
     """Zeros, or for our own string tensors something that they accept."""
     if kind != "BYTES":
         return np.zeros(shape, dtype)
-    content = {"image": sample_image(), "options": json.dumps({"all_stages": True}).encode()}.get(name, b"")
+    content = sample_image() if name == "image" else OPTIONS if name == "options" else b""
     return np.full(shape, content, dtype=object)
-
-
-def sample_image() -> bytes:
-    """A small grey JPEG with an edge in it."""
-    from PIL import Image
-
-    image = Image.new("RGB", (320, 240), (114, 114, 114))
-    image.paste((230, 120, 30), (140, 100, 180, 180))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return file.getvalue()

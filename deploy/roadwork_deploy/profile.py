@@ -49,6 +49,8 @@ class Profile:
         detectors: share of each box detector that `models` does not name.
         scenes: the same for scene models.
         budget: shared memory of each model process; `instances` is filled in by `plan`.
+        tiers: vision-language tiers that join after the start, in order; none of them has to.
+        environment: variables of the server, where the caller has not set them.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Profile:
     detectors: Share
     scenes: Share
     budget: Budget
+    tiers: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, repository: Mapping[str, Model]) -> dict[str, Share]:
         """Name -> share of every model that is served from this repository: the named ones and the members found."""
@@ -92,12 +96,24 @@ def load_profile(name: str) -> Profile:
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from a file; its name is the file's."""
+    """A profile from a file; its name is the file's. `base` names another profile, whose fields it has where it does
+    not say otherwise.
+    """
+    data = _read(path)
+    if isinstance(data, dict) and "base" in data:
+        base = data.pop("base")
+        others = [name for name in known_profiles() if name != path.stem]
+        if base not in others:
+            raise ProfileError(f"{path.name}: base: is one of {', '.join(others)}, got {base!r}")
+        data = {**_read(FOLDER / f"{base}.yaml"), **data}
+    return _Reader(path.name).profile(path.stem, data)
+
+
+def _read(path: Path) -> Any:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ProfileError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
-    return _Reader(path.name).profile(path.stem, data)
 
 
 class _Reader:
@@ -111,7 +127,7 @@ class _Reader:
 
     def profile(self, name: str, data: Any) -> Profile:
         fields = ("description", "config_name", "device", "entries", "models", "detectors", "scenes", "shared_memory")
-        data = self.mapping("profile", data, fields, required=fields)
+        data = self.mapping("profile", data, (*fields, "tiers", "environment"), required=fields)
         device = data["device"]
         if device not in ("cpu", "gpu"):
             raise self.fail("device", f"can be cpu or gpu, got {device!r}")
@@ -132,6 +148,8 @@ class _Reader:
             detectors=self.share("detectors", data["detectors"]),
             scenes=self.share("scenes", data["scenes"]),
             budget=self.budget(data["shared_memory"]),
+            tiers=self.tiers(data.get("tiers", []), models),
+            environment=self.variables(data.get("environment", {})),
         )
 
     def entries(self, value: Any, models: Mapping[str, Share]) -> tuple[str, ...]:
@@ -141,6 +159,21 @@ class _Reader:
             if name not in models:
                 raise self.fail(f"entries[{index}]", f"{name!r} is not in models")
         return tuple(value)
+
+    def tiers(self, value: Any, models: Mapping[str, Share]) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+            raise self.fail("tiers", f"is a list of folders, got {value!r}")
+        for index, name in enumerate(value):
+            if name in models or name in value[:index]:
+                raise self.fail(f"tiers[{index}]", f"{name!r} is named twice")
+        return tuple(value)
+
+    def variables(self, value: Any) -> dict[str, str]:
+        data = self.mapping("environment", value)
+        for name, text in data.items():
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise self.fail(f"environment.{name}", f"is text (put it in quotes), got {text!r}")
+        return data
 
     def share(self, where: str, value: Any) -> Share:
         data = self.mapping(where, {} if value is None else value, ("instances", "threads", "batching", "parameters"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from roadwork_deploy.errors import RepositoryError
 from roadwork_deploy.profile import Profile, load_profile
 from roadwork_deploy.repository import Model, check_files, read_config, read_models
 from roadwork_deploy.server import EmbeddedServer
+from roadwork_deploy.tiers import find_tiers
 from roadwork_deploy.wire import pending
 
 
@@ -51,13 +53,17 @@ def prepare(repository: str | Path, profile: str | Profile = "cpu", **settings: 
     check_files(models, plan)
     served = {name: (models[name], _config(models[name], chosen.config_name)) for name in plan}
     instances = sum(group.count for _, config in served.values() for group in config.instance_group)
+    tiers = find_tiers(repository, chosen.tiers)
+    instances += sum(tier.state == "waiting" for tier in tiers.values())
+    environment = {name: text for name, text in chosen.environment.items() if name not in os.environ}
     server = EmbeddedServer(
         repository,
         plan,
         config_name=chosen.config_name,
         probes=chosen.entries,
         budget=dataclasses.replace(chosen.budget, instances=instances),
-        **settings,
+        tiers=tiers,
+        **{**settings, "environment": {**environment, **settings.get("environment", {})}},
     )
     return Served(server, chosen, served)
 

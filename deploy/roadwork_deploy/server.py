@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,7 @@ from roadwork_deploy.probe import probe
 from roadwork_deploy.repository import is_complete
 from roadwork_deploy.shm import Budget, sweep
 from roadwork_deploy.supervisor import remove_shared_memory
+from roadwork_deploy.tiers import Tier, TierLoader, find_tiers
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 POLL_SECONDS = 0.05
@@ -49,6 +50,9 @@ class EmbeddedServer:
         log_path: file that gets tritonserver's output; None makes one in the temporary folder, kept only on failure.
         arguments: more of tritonserver's own.
         environment: variables on top of the present ones.
+        tiers: vision-language tiers that join after the start, as `find_tiers` found them (names do as well).
+        tiers_at_once: how many load at the same time.
+        on_tier: called, from a thread, with each tier that has joined or is left out.
 
     Raises (from `start`):
         DeployError: one line that says what to do.
@@ -71,6 +75,9 @@ class EmbeddedServer:
         log_path: str | Path | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        tiers: Mapping[str, Tier] | Sequence[str] = (),
+        tiers_at_once: int = 2,
+        on_tier: Callable[[Tier], None] | None = None,
     ) -> None:
         self.repository = Path(repository).resolve()
         self.models = list(models)
@@ -82,6 +89,10 @@ class EmbeddedServer:
         self.budget = budget or Budget()
         self.arguments = list(arguments)
         self.environment = dict(environment or {})
+        self._found = dict(tiers) if isinstance(tiers, Mapping) else find_tiers(self.repository, tiers)
+        self._tiers_at_once = tiers_at_once
+        self.on_tier = on_tier
+        self._loader: TierLoader | None = None
         self._wanted_ports = (grpc_port, http_port, metrics_port)
         self._ports: Ports | None = None
         self._own_log = log_path is None
@@ -170,6 +181,7 @@ class EmbeddedServer:
             try:
                 self._launch(embedded)
                 self._await_ready(deadline)
+                self._load_tiers()
                 return self
             except PortTakenError:
                 # Between choosing a free port and binding it another program may be quicker.
@@ -183,9 +195,14 @@ class EmbeddedServer:
 
     def close(self, *, keep_log: bool = False) -> None:
         """Let requests in flight finish for `drain` seconds, then end every process. Safe to call twice."""
+        loader, self._loader = self._loader, None
+        if loader is not None:
+            loader.stop()
         if self._process is not None:
             self._end(self._process)
             self._process = None
+        if loader is not None:
+            loader.join(10)
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
@@ -194,6 +211,19 @@ class EmbeddedServer:
         if self._own_log and not keep_log and self._log_path is not None:
             self._log_path.unlink(missing_ok=True)
             self._log_path = None
+
+    @property
+    def tiers(self) -> dict[str, Tier]:
+        """Name -> state of every tier."""
+        return dict(self._found) if self._loader is None else self._loader.tiers
+
+    def wait_for_tiers(self, timeout: float, names: Sequence[str] | None = None) -> dict[str, Tier]:
+        """Wait until these tiers (by default all) have joined or are left out; every tier's state then.
+
+        Raises:
+            StartError: some have done neither after `timeout` seconds.
+        """
+        return {} if self._loader is None else self._loader.wait(timeout, names)
 
     def kill(self) -> None:
         """Kill tritonserver as a crash would (SIGKILL). For tests of what happens then."""
@@ -207,6 +237,18 @@ class EmbeddedServer:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
+
+    def _load_tiers(self) -> None:
+        if self._found:
+            self._loader = TierLoader(
+                self.grpc_url,
+                self._found,
+                self.log_path,
+                repository=self.repository,
+                at_once=self._tiers_at_once,
+                on_change=self.on_tier,
+            )
+            self._loader.start()
 
     # Parts of starting -----------------------------------------------------------------------------------------------
     def _check_repository(self, embedded: Embedded) -> None:
@@ -279,7 +321,8 @@ class EmbeddedServer:
         ]
         if self.config_name:
             command.append(f"--model-config-name={self.config_name}")
-        if is_complete(self.repository, self.models):
+        later = [tier.name for tier in self._found.values() if tier.state != "absent"]
+        if is_complete(self.repository, [*self.models, *later]):
             # Completing costs a process start for each model, and there is nothing to complete.
             command.append("--disable-auto-complete-config")
         return command + self.arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -173,6 +174,46 @@ def server() -> Iterator[EmbeddedServer]:
     """The committed repository, served with profile cpu on free ports."""
     with prepare(default_repository(), "cpu").server as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def tier_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A `tier_policy.TierServer`: the committed models and the tiny tiers, whose engines the tests of tiers share."""
+    pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_deploy.install_vllm)")
+    sys.path.append(str(Path(__file__).parent))
+    import tier_policy
+
+    absent = [name for name in tier_policy.TIERS if not (default_repository() / name).is_dir()]
+    if absent:
+        pytest.skip(f"the model repository has no {', '.join(absent)}")
+    path = tmp_path_factory.mktemp("tiers")
+    tier_policy.build(path)
+    with EmbeddedServer(
+        path,
+        tier_policy.MODELS,
+        probes=["roadwork", "roadwork_stream"],
+        tiers=tier_policy.TIERS,
+        environment={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        drain=2,
+    ) as server:
+        yield tier_policy.TierServer(server)
+        if not server.running:  # a crash of Triton itself: its log would go with the server
+            print(server.log_text()[-4000:])
+            pytest.fail("tritonserver ended while the tests ran")
+        left = tier_policy.engines(server)
+    wait_until(lambda: all(tier_policy.gone(pid) for pid in left), 10, "no engine outlives its server")
+
+
+@pytest.fixture
+def tiers(tier_server: Any) -> Any:
+    """`tier_server` once all of its tiers answer, also where an earlier test has unloaded or killed one."""
+    import tier_policy
+
+    states = tier_server.server.wait_for_tiers(tier_policy.START)
+    assert {tier.state for tier in states.values()} == {"ready"}, states
+    for name in tier_policy.TIERS:
+        wait_until(lambda name=name: tier_server.answers(name), tier_policy.START, f"{name} answers")
+    return tier_server
 
 
 @pytest.fixture(name="infer", scope="session")

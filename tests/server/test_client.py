@@ -148,7 +148,7 @@ def test_bad_options_are_the_callers_error(client: RoadworkClient, street: Image
     from roadwork_client import wire
 
     deadline = wire.Deadline(PATIENCE)
-    arguments = client._connection.infer_arguments(encoded(street), deadline, None)
+    arguments = client._connection.infer_arguments(encoded(street), deadline, wire.Wishes())
     arguments["inputs"][1] = wire._text_input("options", b'{"deadline_ms": "soon"}')
     with pytest.raises(InvalidOptions, match="deadline_ms"):
         client._ask(PATIENCE, lambda **_: client._triton.infer(**arguments))

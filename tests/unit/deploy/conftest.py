@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from roadwork_deploy.embedded import BACKENDS
 
-# The backend's modules are found as tritonserver's stub finds them: beside its model.py.
-sys.path.append(str(BACKENDS / "onnxruntime"))
+# A backend's modules are found as tritonserver's stub finds them: beside its model.py.
+sys.path += [str(BACKENDS / "onnxruntime"), str(BACKENDS / "vllm")]
 
 DECODE = """
 backend: "python" max_batch_size: 16
@@ -50,7 +50,7 @@ def add(repository: Path, name: str, config: str, filename: str = "model.onnx") 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """decode, two detectors, a scene model, sign_text and roadwork."""
+    """decode, two detectors, a scene model, sign_text, roadwork and its streaming twin."""
     path = tmp_path / "models"
     add(path, "decode", DECODE, "model.py")
     add(path, "first", DETECTOR)
@@ -58,4 +58,5 @@ def repository(tmp_path: Path) -> Path:
     add(path, "sight", SCENE)
     add(path, "sign_text", OTHER, "model.py")
     add(path, "roadwork", OTHER, "model.py")
+    add(path, "roadwork_stream", OTHER, "model.py")
     return path

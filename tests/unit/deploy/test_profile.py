@@ -62,3 +62,29 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     path.write_text("a: [")
     with pytest.raises(ProfileError, match=r"mine\.yaml is not YAML"):
         read_profile(path)
+
+
+def test_a_profile_can_build_on_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: cpu\ntiers: [small, large]\nenvironment: {A: '1'}\n")
+    mine, base = read_profile(path), load_profile("cpu")
+    assert (mine.tiers, mine.environment) == (("small", "large"), {"A": "1"})
+    assert (mine.models, mine.entries, mine.config_name) == (base.models, base.entries, base.config_name)
+    assert base.tiers == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: nobody", "base: is one of .*cpu.*, got 'nobody'"),
+        ("base: cpu\ntiers: small", "tiers: is a list of folders, got 'small'"),
+        ("base: cpu\ntiers: [small, small]", r"tiers\[1\]: 'small' is named twice"),
+        ("base: cpu\ntiers: [roadwork]", r"tiers\[0\]: 'roadwork' is named twice"),
+        ("base: cpu\nenvironment: {A: 1}", r"environment.A: is text \(put it in quotes\), got 1"),
+    ],
+)
+def test_a_mistake_about_tiers_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ProfileError, match=rf"^mine\.yaml: {message}"):
+        read_profile(path)

@@ -1,0 +1,63 @@
+"""Environment of the engine's processes: nothing is reported or fetched, and no thread spins or is pinned.
+
+Imported before torch or vLLM, which read these once. What is set from outside (a profile, the caller) is left alone.
+"""
+
+from __future__ import annotations
+
+import locale
+import os
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+DEFAULTS: Mapping[str, str] = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+    # A forked engine would inherit the threads and the shared memory of Triton's stub half alive.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+# On a CPU the machine is shared with detectors: threads that wait must sleep, and none may own a core.
+CPU_DEFAULTS: Mapping[str, str] = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # With binding off there is nothing that needs an executor process of its own: the worker runs in the engine's
+    # process, which saves an interpreter that has imported torch (time to start and memory).
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+
+
+def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Set what is not set. Triton's stub runs in the ASCII locale, in which vLLM cannot read its own files."""
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    for name, value in DEFAULTS.items():
+        variables.setdefault(name, value)
+
+
+def prepare_cpu(engine: dict[str, Any], threads: int, variables: MutableMapping[str, str] = os.environ) -> None:
+    """The same for a host without GPU; fills in engine settings that model.json leaves open.
+
+    Args:
+        engine: settings of model.json; `distributed_executor_backend` and the size of the key-value cache are added.
+        threads: of OpenMP; 0 takes half of the cores.
+        variables: to set them in.
+    """
+    for name, value in CPU_DEFAULTS.items():
+        variables.setdefault(name, value)
+    cores = len(os.sched_getaffinity(0))
+    if threads:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    else:
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
+    if engine.get("enforce_eager"):
+        # vLLM compiles a helper of its sampler all the same, at the first request that asks for log-probabilities:
+        # 15 s and a C++ compiler for nothing.
+        variables.setdefault("TORCH_COMPILE_DISABLE", "1")
+    if "VLLM_CPU_KVCACHE_SPACE" not in variables:
+        # vLLM would take a share of the whole machine's memory.
+        engine.setdefault("kv_cache_memory_bytes", 1 << 30)
+    ranks = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
+    if ranks == 1:
+        engine.setdefault("distributed_executor_backend", "uni")
