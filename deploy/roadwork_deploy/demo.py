@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from roadwork_client.cli import main as roadwork
 
 from roadwork_deploy.errors import DeployError
+from roadwork_deploy.profile import load_profile
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.serve import prepare
 from roadwork_deploy.server import EmbeddedServer
@@ -33,6 +35,7 @@ SHIPPED = {
 }
 """Real photographs that installed packages carry."""
 
+TIERS = ("tiny_vlm_s", "tiny_vlm_m")
 TIER_SECONDS = 300.0
 """Two engines that start on two slow cores take about a minute."""
 
@@ -70,7 +73,9 @@ def run(images: list[str], out: Path, tiers: bool = True) -> int:
     chosen = [*map(str, write_scenes(out / "scenes")), *map(str, shipped_photographs()), *images]
     print(f"2/{steps} starting the embedded server, profile {profile}", flush=True)
     began = time.monotonic()
-    served = prepare(default_repository(), profile)
+    # The reasoner takes a third engine's start, and two tiers show a climb.
+    chosen_profile = dataclasses.replace(load_profile(profile), tiers=TIERS if tiers else ())
+    served = prepare(default_repository(), chosen_profile)
     served.server.on_tier = lambda tier: print(f"    {tier}", flush=True)
     with served.server as server:
         show_server(served, time.monotonic() - began)

@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -141,22 +142,41 @@ class TritonPythonModel:
 
 
 class _Caller:
-    """One request's response sender."""
+    """One request's response sender.
+
+    Triton dereferences a request that has been answered when it is asked whether that is cancelled (2.51), and the
+    whole server ends: so asking and answering take turns, and nobody asks behind the last answer.
+    """
 
     def __init__(self, sender: Any, outputs: set[str]) -> None:
         self._sender = sender
         self._outputs = outputs
+        self._begun = False
+        self._ended = False
+        self._turn = threading.Lock()
 
     def answer(self, tensors: dict[str, np.ndarray], final: bool) -> None:
         made = [pb_utils.Tensor(name, array) for name, array in tensors.items() if name in self._outputs]
-        self._sender.send(pb_utils.InferenceResponse(output_tensors=made), flags=FINAL if final else 0)
+        with self._turn:
+            self._begun, self._ended = True, final
+            self._sender.send(pb_utils.InferenceResponse(output_tensors=made), flags=FINAL if final else 0)
 
     def fail(self, message: str, code: str) -> None:
         error = pb_utils.TritonError(message, getattr(pb_utils.TritonError, code))
-        self._sender.send(pb_utils.InferenceResponse(output_tensors=[], error=error), flags=FINAL)
+        response = pb_utils.InferenceResponse(output_tensors=[], error=error)
+        with self._turn:
+            self._ended = True
+            if not self._begun:
+                self._sender.send(response, flags=FINAL)
+                return
+            # A BLS caller does not get an error behind other responses (Triton 2.51). Were the end not told by itself,
+            # it would be lost with the error, and that caller would wait for ever.
+            self._sender.send(response)
+            self._sender.send(flags=FINAL)
 
     def cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        with self._turn:
+            return not self._ended and bool(self._sender.is_cancelled())
 
 
 def _tensors(request: Any) -> Any:

@@ -34,6 +34,7 @@ class TierCall:
     ) -> None:
         self._model = model
         self._id = uuid.uuid4().hex
+        self._stream = stream
         self._stopped = False
         self._responses: Any = None
         inputs = [
@@ -56,6 +57,7 @@ class TierCall:
 
     def run(self, hand: Hand) -> None:
         """Make the call and hand over what comes, until it ends."""
+        finished = False
         try:
             self._responses = self._request.exec(decoupled=True)
             for response in self._responses:
@@ -67,10 +69,15 @@ class TierCall:
                 if not tensors:
                     continue  # the last response may be empty
                 try:
-                    hand(read_piece(self._model, tensors))
+                    piece = read_piece(self._model, tensors)
+                    finished = piece.finish_reason is not None
+                    hand(piece)
                 except EngineError as error:
                     self._stopped = True
                     hand(error)
+            if self._stream and not finished and not self._stopped:
+                # Triton 2.51 keeps an error that comes behind other responses to itself.
+                raise EngineError(f"{self._model}: its answer broke off")
         except EngineError as error:
             hand(error)
         except pb_utils.TritonModelException as error:
