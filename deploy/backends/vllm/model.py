@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from vllm_answer import OUTPUTS, empty_answer
-from vllm_environment import prepare_cpu, prepare_environment
+from vllm_environment import prepare_cpu, prepare_environment, prepare_gpu
 from vllm_guard import spare_the_exit
 from vllm_images import read_limits
 from vllm_request import INPUTS, RequestError, read_request
@@ -81,6 +81,8 @@ class TritonPythonModel:
 
         if current_platform.is_cpu():
             prepare_cpu(settings.engine, settings.threads)
+        else:
+            prepare_gpu(settings.threads)
         loggers = self._loggers(args) if settings.metrics else []
         self._engine = Engine(self._name, settings, loggers, pb_utils.Logger.log_warn, self._lost)
         self._engine.start()

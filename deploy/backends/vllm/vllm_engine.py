@@ -117,7 +117,6 @@ class Engine:
             RequestError: vLLM does not take the request.
             EngineError: the engine has died.
         """
-        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         params, lora = self._sampling(request), self._lora(request.lora_name)
@@ -127,7 +126,7 @@ class Engine:
             async with contextlib.aclosing(answers):
                 async for answer in answers:
                     yield answer
-        except (VLLMClientError, ValueError) as error:
+        except (*_client_errors(), ValueError) as error:
             raise _refused(error, request) from None
         except EngineDeadError:
             raise EngineError(f"the engine of {self.name} has died") from None
@@ -165,7 +164,6 @@ class Engine:
         return RequestError(f"text_input: has {tokens} tokens{beside}, and {limit}")
 
     def _sampling(self, request: Request) -> Any:
-        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         checked = check_sampling(request.sampling, sampling_names(), request.stream)
@@ -174,7 +172,7 @@ class Engine:
                 checked["structured_outputs"] = StructuredOutputsParams(**checked["structured_outputs"])
             kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
             return SamplingParams.from_optional(**checked, output_kind=kind)
-        except (VLLMClientError, ValueError, TypeError) as error:
+        except (*_client_errors(), ValueError, TypeError) as error:
             parameter = getattr(error, "parameter", None) or next((n for n in checked if n in str(error)), "")
             if parameter:
                 raise fail(parameter, str(error.args[0] if error.args else error)) from None
@@ -297,3 +295,12 @@ def _refused(error: Exception, request: Request) -> RequestError:
     if "structured_outputs" in request.sampling and ("grammar" in text.lower() or "structured" in text.lower()):
         return fail("structured_outputs", text)
     return RequestError(f"sampling_parameters: {text}")
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it does not take. Releases before 0.32 had `ValueError` alone."""
+    try:
+        from vllm.exceptions import VLLMClientError
+    except ImportError:
+        return ()
+    return (VLLMClientError,)

@@ -32,6 +32,15 @@ NICENESS = 5
 """A process of niceness 5 gets a third of the share of one of niceness 0 where both want the same core."""
 
 
+def prepare_gpu(threads: int, variables: MutableMapping[str, str] = os.environ) -> None:
+    """The same for a host with a GPU: what is left to the processor are single images, over which a team of threads in
+    each process only fights for the cores. `threads` of OpenMP; 0: one."""
+    import torch
+
+    variables.setdefault("OMP_NUM_THREADS", str(threads or 1))  # of the engine's processes
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # of this one, where torch has been imported
+
+
 def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
     """Set what is not set. Triton's stub runs in the ASCII locale, in which vLLM cannot read its own files."""
     locale.setlocale(locale.LC_ALL, "C.UTF-8")

