@@ -129,7 +129,8 @@ class AsyncRoadworkClient:
                 finished = event.verdict is not None
                 yield event
         except grpc.RpcError as error:
-            raise self._connection.stream_error(error, due) from error
+            if not finished:  # else the verdict is there, and only its stream's end is not
+                raise self._connection.stream_error(error, due) from error
         except asyncio.CancelledError as error:
             if self._closed:
                 raise Cancelled("the request was cancelled: the client was closed") from error

@@ -133,7 +133,8 @@ class RoadworkClient:
                 finished = event.verdict is not None
                 yield event
         except grpc.RpcError as error:
-            raise self._connection.stream_error(error, due) from error
+            if not finished:  # else the verdict is there, and only its stream's end is not
+                raise self._connection.stream_error(error, due) from error
         finally:
             call.cancel()  # does nothing to one that has ended
         if not finished:

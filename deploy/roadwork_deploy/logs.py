@@ -10,6 +10,7 @@ INVALID = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<e
 PREFIX = re.compile(r"^[EF]\d{4} [\d:.]+ +\d+ [^\]]*\] *\"?(?P<text>.*?)\"?$")
 LOGGED = re.compile(r"^[IWEFV]\d{4} ")
 CODES = re.compile(r"^(Internal|Invalid argument|Unavailable|Not found|Unsupported|Already exists): (\w+Exception: )?")
+CRASH = re.compile(r"^(Signal \(\d+\) received|terminate called after)")
 STATE = re.compile(r"is at UNAVAILABLE state: (?P<error>.*)", re.DOTALL)
 PORT = re.compile(r"failed to start (?P<name>GRPC|HTTP|Metrics) service: .*Socket '[^']*:(?P<port>\d+)' already in use")
 
@@ -36,6 +37,12 @@ def reasons(log: Path) -> list[str]:
             found.setdefault(match["model"], f"{match['model']}: {text}")
     if found:
         return list(found.values())
+    crash = [line.strip() for line in lines if CRASH.match(line)]
+    if crash:
+        # Seen where the machine is so busy that a model's process gets no turn for a second: 2.51 takes it for dead.
+        return [
+            f"tritonserver crashed ({'; '.join(crash[:2])}); if the machine is overloaded, start it with less beside"
+        ]
     errors = [match["text"] for line in lines if (match := PREFIX.match(line))]
     return errors[-2:]
 

@@ -109,6 +109,8 @@ class Asker:
     def __init__(self, url: str) -> None:
         self.client = grpc.InferenceServerClient(url)
         self.answers: queue.Queue = queue.Queue()
+        self.sent = 0
+        self.request_id = ""
         self.client.start_stream(lambda result, error: self.answers.put((result, error)))
 
     def close(self) -> None:
@@ -139,8 +141,10 @@ class Asker:
         for name, array in tensors.items():
             inputs.append(grpc.InferInput(name, list(array.shape), "BOOL" if array.dtype == bool else "BYTES"))
             inputs[-1].set_data_from_numpy(array)
+        self.sent += 1
+        self.request_id = request_id or f"number {self.sent}"
         self.client.async_stream_infer(
-            model, inputs, request_id=request_id, parameters=parameters, enable_empty_final_response=True
+            model, inputs, request_id=self.request_id, parameters=parameters, enable_empty_final_response=True
         )
 
     def receive(self, timeout: float = WAIT) -> Answer:
@@ -152,6 +156,8 @@ class Asker:
                 answer.error = error
                 break
             response = result.get_response()
+            if response.id != self.request_id:
+                continue  # an error behind other responses is followed by an empty one, the end
             if response.outputs:
                 answer.pieces.append({output.name: result.as_numpy(output.name) for output in response.outputs})
             answer.finals += response.parameters["triton_final_response"].bool_param

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import math
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from roadwork_cascade.engine import EngineError, Piece, TokenLogprob, error_from_message
+from roadwork_cascade.engine import EngineError, EngineTimeout, Piece, TokenLogprob, error_from_message
 
 OUTPUTS = ["text_output", "finish_reason", "logprobs", "num_input_tokens", "num_output_tokens"]
 RETURNS = ("return_finish_reason", "return_logprobs", "return_num_input_tokens", "return_num_output_tokens")
@@ -35,6 +36,7 @@ class TierCall:
         self._model = model
         self._id = uuid.uuid4().hex
         self._stream = stream
+        self._until = time.monotonic() + timeout
         self._stopped = False
         self._responses: Any = None
         inputs = [
@@ -79,7 +81,8 @@ class TierCall:
                 # Triton 2.51 keeps an error that comes behind other responses to itself.
                 raise EngineError(f"{self._model}: its answer broke off")
         except EngineError as error:
-            hand(error)
+            # The engine keeps the deadline too, and may be the first to say that it has passed.
+            hand(EngineTimeout(str(error)) if time.monotonic() >= self._until else error)
         except pb_utils.TritonModelException as error:
             hand(error_from_message(self._model, str(error)))
         except Exception as error:

@@ -143,13 +143,13 @@ async def test_calls_that_never_come_back_cannot_use_up_all_threads(bls: Any, wo
     assert (await bls.infer("scene", INPUTS, ["presence"], 1.0))["presence"].tolist() == [[0.5]]
 
 
-def said(text: str, logprobs: str = "null", tokens: Any = 1) -> Response:
+def said(text: str, logprobs: str = "null", tokens: Any = 1, finish: str = "None") -> Response:
     """A response of a tier; the token counts have the shapes that NVIDIA's backend gives them."""
     return Response(
         tensors=[
             Tensor("text_output", np.array([text.encode()], np.object_)),
             Tensor("logprobs", np.array([logprobs.encode()], np.object_)),
-            Tensor("finish_reason", np.array([b"None"], np.object_)),
+            Tensor("finish_reason", np.array([finish.encode()], np.object_)),
             Tensor("num_input_tokens", np.asarray(70, np.uint32)),
             Tensor("num_output_tokens", np.asarray([tokens], np.uint32)),
         ]
@@ -163,13 +163,13 @@ def ask(bls: Any, stream: bool = True) -> Any:
 
 async def test_a_tier_gets_the_tensors_of_the_vllm_backend_and_its_pieces_come_in_order(bls: Any, world: World) -> None:
     logprobs = json.dumps([{"5": {"logprob": -0.1, "rank": 1, "decoded_token": "yes"}, "7": {"logprob": -3}}])
-    world.responses = [said("ye"), said("s", logprobs), Response(tensors=[])]
+    world.responses = [said("ye"), said("s", logprobs, finish="stop"), Response(tensors=[])]
     pieces = [piece async for piece in ask(bls)]
     assert [piece.text for piece in pieces] == ["ye", "s"]
     assert pieces[0].logprobs == []
     assert list(pieces[1].logprobs[0]) == [5, 7]
     assert (pieces[1].logprobs[0][5].logprob, pieces[1].logprobs[0][5].text) == (-0.1, "yes")
-    assert (pieces[1].input_tokens, pieces[1].output_tokens, pieces[1].finish_reason) == (70, 1, None)
+    assert (pieces[1].input_tokens, pieces[1].output_tokens, pieces[1].finish_reason) == (70, 1, "stop")
     (call,) = world.calls
     sent = {tensor.name(): tensor.as_numpy() for tensor in call["inputs"]}
     assert sent["text_input"].tolist() == ["Straße?".encode()]
@@ -197,6 +197,15 @@ async def test_a_tiers_errors_are_told_apart(
     with pytest.raises(error, match=message):
         [piece async for piece in ask(bls)]
     assert len(world.calls) == 1  # nothing is left to abort
+
+
+async def test_a_stream_that_ends_before_its_answer_is_an_error(bls: Any, world: World) -> None:
+    """Triton 2.51 leaves out an error that comes behind other responses."""
+    world.responses = [said("ye"), Response(tensors=[])]
+    pieces = ask(bls)
+    assert (await anext(pieces)).text == "ye"
+    with pytest.raises(EngineError, match="vlm: its answer broke off"):
+        await anext(pieces)
 
 
 @pytest.mark.parametrize("how", ["closed", "cancelled"])

@@ -151,3 +151,13 @@ def test_a_port_that_was_lost_to_another_program_is_found_in_the_log(tmp_path: P
     assert port_taken(log) == "port 8000 (HTTP) was just taken; choose another with --http-port"
     log.write_text("")
     assert port_taken(log) is None
+
+
+def test_a_crash_is_called_one(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        'E1122 09:26:19.7 1 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+        "terminate called after throwing an instance of 'boost::interprocess::lock_exception'\n"
+        "  what():  boost::interprocess::lock_exception\n"
+    )
+    assert reasons(log)[0].startswith("tritonserver crashed (terminate called after throwing")
