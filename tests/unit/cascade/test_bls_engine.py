@@ -208,6 +208,13 @@ async def test_a_stream_that_ends_before_its_answer_is_an_error(bls: Any, world:
         await anext(pieces)
 
 
+async def test_an_error_past_the_deadline_is_a_timeout(bls: Any, world: World) -> None:
+    """The engine keeps the deadline as well and may be the first to say so."""
+    world.responses = [Response("deadline_ms: 1 ms have passed")]
+    with pytest.raises(EngineTimeout, match="deadline_ms: 1 ms have passed"):
+        [piece async for piece in bls.generate("vlm", "?", images=[], sampling={}, stream=False, timeout=0.0)]
+
+
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
 async def test_leaving_a_tier_aborts_its_request_and_takes_what_still_comes(bls: Any, world: World, how: str) -> None:
     world.responses = [said("a"), said("b"), said("c")]

@@ -56,7 +56,7 @@ def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None
     config = read_config(repository / "first" / "configs" / "cpu.pbtxt")
     assert config.name == "first"
     assert config.parameters["intra_op_thread_count"].string_value == "1"
-    assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(2, "KIND_CPU")]
+    assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(1, "KIND_CPU")]
     cascade = read_config(repository / "roadwork" / "configs" / "cpu.pbtxt")
     assert cascade.instance_group[0].count == 4
     assert not (repository / "perception" / "configs").exists()
@@ -126,7 +126,7 @@ def test_serve_loads_what_the_profile_and_the_folders_name(repository: Path) -> 
     server = prepare(repository).server
     assert set(server.models) == {*load_profile("cpu").models, "first", "second", "sight"}
     assert server.config_name == "cpu"
-    assert server.budget.instances == 12
+    assert server.budget.instances == 10
 
 
 def test_completeness_looks_through_ensembles(repository: Path) -> None:
