@@ -81,16 +81,16 @@ def run(images: list[str], out: Path, tiers: bool = True) -> int:
         show_server(served, time.monotonic() - began)
         url = ["--url", server.grpc_url]
         print(f"3/{steps} classifying {len(chosen)} images over gRPC by perception alone", flush=True)
-        overlays = ["--overlay", str(out / "overlays"), "--table"]
-        status = roadwork(["predict", *chosen, *url, *overlays, *(["--tiers", "none"] if tiers else [])])
+        shown = [*url, "--overlay", str(out / "overlays"), "--table"]
+        status = roadwork(["predict", *chosen, *shown, *(["--tiers", "none"] if tiers else [])])
         if tiers:
-            status = max(status, _with_tiers(server, chosen, url, steps))
+            status = max(status, _with_tiers(server, chosen, shown, steps))
         print(f"{steps}/{steps} stopping the server", flush=True)
     print(f"overlays are in {out / 'overlays'}", flush=True)
     return status
 
 
-def _with_tiers(server: EmbeddedServer, images: list[str], url: list[str], steps: int) -> int:
+def _with_tiers(server: EmbeddedServer, images: list[str], shown: list[str], steps: int) -> int:
     """Wait for the tiers and ask again: those that perception was not sure of climb."""
     print(f"4/{steps} waiting for the vision-language tiers; their engines start on the same cores", flush=True)
     joined = [tier.name for tier in server.wait_for_tiers(TIER_SECONDS).values() if tier.state == "ready"]
@@ -99,7 +99,7 @@ def _with_tiers(server: EmbeddedServer, images: list[str], url: list[str], steps
         return 1
     names = ", ".join(joined)
     print(f"5/{steps} classifying again: what perception decides stays, the rest climbs to {names}", flush=True)
-    return max(roadwork(["predict", *images, *url, "--table"]), roadwork(["stream", images[-1], *url]))
+    return max(roadwork(["predict", *images, *shown]), roadwork(["stream", images[-1], "--url", server.grpc_url]))
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from roadwork_cascade.engine import (
     EngineTimeout,
     InvalidOptions,
     ModelUnavailable,
+    RequestRefused,
     error_from_message,
     invalid_image,
 )
@@ -90,6 +91,12 @@ def test_a_model_that_is_not_loaded_is_told_from_one_that_fails(text: str) -> No
     assert "Error when running inference" not in str(error)
     assert type(error_from_message("yolox", "out of memory")) is EngineError
     assert EngineTimeout("late").reason == "timed_out"
+
+
+@pytest.mark.parametrize("text", ["image[0]: has 99 million pixels, at most 50", "text_input: has 700 tokens"])
+def test_a_request_that_a_tier_does_not_take_is_told_from_a_tier_that_fails(text: str) -> None:
+    assert isinstance(error_from_message("vlm", text), RequestRefused)
+    assert type(error_from_message("vlm", "unavailable: the engine of vlm has died")) is EngineError
 
 
 def test_the_reason_of_an_invalid_image_is_found_in_what_an_ensemble_makes_of_it() -> None:

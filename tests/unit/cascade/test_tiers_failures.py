@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from roadwork_cascade.cascade import Cascade
-from roadwork_cascade.engine import Piece
+from roadwork_cascade.engine import Piece, RequestRefused
 from roadwork_cascade.policy import parse_policy
 from roadwork_cascade.prompts import Prompts
 from roadwork_cascade.verdict import schema_problems
@@ -44,6 +44,14 @@ async def run(cascade: Cascade, **options: Any) -> dict[str, Any]:
 
 def fast(verdict: dict[str, Any]) -> dict[str, Any]:
     return next(tier for tier in verdict["tiers"] if tier["name"] == "fast")
+
+
+async def test_a_callers_own_fault_does_not_open_a_tiers_breaker(cascade: Cascade, engine: TierEngine) -> None:
+    engine.faults["vlm_s"] = RequestRefused("vlm_s: image[0]: has too many pixels")
+    for _ in range(12):
+        assert fast(await run(cascade))["outcome"] == "failed"
+    engine.faults.clear()
+    assert fast(await run(cascade))["outcome"] == "answered"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ class EngineTimeout(EngineError):
     reason = "timed_out"
 
 
+class RequestRefused(EngineError):
+    """The model is well and does not take this very request, such as an image over its limit."""
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """Natural logarithm of a token's probability, its rank (1 is the likeliest) and its text."""
@@ -103,6 +107,8 @@ class Engine(Protocol):
 
 # What BLS puts before the text of a model that is not loaded.
 _BLS_PREFIX = re.compile(r"^Model \S+ - Error when running inference:\s*")
+# How our vLLM backend begins what it says of a request's own image or prompt.
+_REFUSED = re.compile(r"(image(\[\d+\])?|text_input): ")
 _UNAVAILABLE = re.compile(r"is not ready|unknown model|no available versions|is not found|is not loaded", re.IGNORECASE)
 
 
@@ -114,6 +120,8 @@ def error_from_message(model: str, message: str) -> EngineError:
     text = _BLS_PREFIX.sub("", first_line(message))
     if INVALID_IMAGE not in message and _UNAVAILABLE.search(text):
         return ModelUnavailable(f"{model}: {text}")
+    if _REFUSED.match(text):
+        return RequestRefused(f"{model}: {text}")
     return EngineError(f"{model}: {text}")
 
 

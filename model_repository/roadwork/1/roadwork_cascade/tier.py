@@ -12,7 +12,7 @@ from typing import Any
 from roadwork_cascade import pool
 from roadwork_cascade.breaker import Breakers
 from roadwork_cascade.deadline import bounded
-from roadwork_cascade.engine import Engine, EngineError, EngineTimeout, ModelUnavailable, first_line
+from roadwork_cascade.engine import Engine, EngineError, EngineTimeout, ModelUnavailable, RequestRefused, first_line
 from roadwork_cascade.findings import findings_text
 from roadwork_cascade.members import Answer, Missing, Reading
 from roadwork_cascade.policy_parts import Budget, Tier
@@ -127,8 +127,10 @@ class TierRunner:
                 detail = f"{model}: no answer within {seconds * 1000:.0f} ms"
                 return call.failed("timed_out", detail, ran_out=seconds < tier.deadline_ms / 1000.0)
             except Exception as error:
-                # Whatever goes wrong with a tier costs its answer and never the verdict.
-                permit.failure()
+                # Whatever goes wrong with a tier costs its answer and never the verdict. A few callers with images that
+                # it does not take must not open its breaker for everyone.
+                if not isinstance(error, RequestRefused):
+                    permit.failure()
                 said = first_line(error)
                 known = isinstance(error, EngineError)
                 text = said if said.startswith(f"{model}: ") else f"{model}: {said}"
