@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from roadwork_export.tiers.folder import CONFIG
+
 SPECIAL = {
     "<|endoftext|>": 151643,
     "<|im_start|>": 151644,
@@ -107,33 +109,6 @@ PROMPT = (
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
-CONFIG = """# Random weights: for measuring speed alone.
-name: "{name}"
-backend: "vllm"
-max_batch_size: 0
-model_transaction_policy {{ decoupled: true }}
-input [
-  {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }},
-  {{ name: "image" data_type: TYPE_STRING dims: [ -1 ] optional: true }},
-  {{ name: "stream" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "sampling_parameters" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
-  {{ name: "exclude_input_in_output" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "return_finish_reason" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "return_cumulative_logprob" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "return_logprobs" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "return_num_input_tokens" data_type: TYPE_BOOL dims: [ 1 ] optional: true }},
-  {{ name: "return_num_output_tokens" data_type: TYPE_BOOL dims: [ 1 ] optional: true }}
-]
-output [
-  {{ name: "text_output" data_type: TYPE_STRING dims: [ -1 ] }},
-  {{ name: "finish_reason" data_type: TYPE_STRING dims: [ -1 ] }},
-  {{ name: "cumulative_logprob" data_type: TYPE_FP32 dims: [ -1 ] }},
-  {{ name: "logprobs" data_type: TYPE_STRING dims: [ -1 ] }},
-  {{ name: "num_input_tokens" data_type: TYPE_UINT32 dims: [ 1 ] }},
-  {{ name: "num_output_tokens" data_type: TYPE_UINT32 dims: [ -1 ] }}
-]
-instance_group [{{ count: 1 kind: KIND_MODEL }}]
-"""
 
 
 def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None) -> Path:
