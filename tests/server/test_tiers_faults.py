@@ -141,6 +141,7 @@ async def test_a_crowd_at_a_tier_with_one_slot(tiers: TierServer, wait_until: Ca
         reasons = {outcomes(verdict).get("reason", verdict.status) for verdict in told}
         assert "answered" in reasons
         assert reasons & {"timed_out", "breaker_open", "deadline"}  # it could not be for all of them
+        time.sleep(LEAVE_SECONDS)  # the metrics page may be from before the last caller gave up
         wait_until(lambda: tiers.busy(REASONER) == 0, 10, "the engine is idle")
         made = generated(tiers)
         time.sleep(1.0)
