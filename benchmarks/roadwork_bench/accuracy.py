@@ -20,6 +20,7 @@ from roadwork_bench.folds import read_folds
 from roadwork_bench.honesty import camera_warning, sample_warnings, training_warning
 from roadwork_bench.judging import Judged, fitted_groups, judge_folder, judge_table
 from roadwork_bench.record import add_model_arguments, record
+from roadwork_bench.report import save_report
 from roadwork_bench.sheet import Tile, write_sheet
 from roadwork_bench.statistics import cluster_bootstrap, figures, mcnemar_exact
 from roadwork_bench.table import Table, load_table
@@ -64,8 +65,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         count = write_sheet(error_tiles(judged, images), arguments.sheet)
         print(f"{count} errors drawn in {arguments.sheet}")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_report(report, arguments.out)
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False))
     return 0

@@ -21,6 +21,7 @@ from roadwork_bench.errors import BenchError
 from roadwork_bench.fitting import Settings, best_threshold, cross_validate
 from roadwork_bench.judging import recordable
 from roadwork_bench.replay import steps, without_members
+from roadwork_bench.report import save_report
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
 from roadwork_bench.statistics import cluster_bootstrap, figures, mcnemar_exact
 from roadwork_bench.table import Row, Table, load_table
@@ -49,25 +50,27 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     for text in arguments.milliseconds:
         member, _, value = text.partition("=")
         try:
-            set_milliseconds(table, member, float(value))
+            milliseconds = float(value)
         except ValueError:
             raise BenchError(f"--milliseconds takes MEMBER=MS, got {text!r}") from None
+        set_milliseconds(table, member, milliseconds)
     settings = Settings(folds=arguments.cv_folds, seed=arguments.seed)
     report = {"about": about(command), "policy": policy.identity, **compare_tiers(table, policy, settings)}
     print(summary(report))
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save_report(report, arguments.out)
     if arguments.json:
         print(json.dumps(report))
     return 0
 
 
 def set_milliseconds(table: Table, member: str, milliseconds: float) -> None:
-    """Give a tier a time where the table has none."""
-    for row in table.usable:
-        if member in row.scores:
-            row.ms.setdefault(member, milliseconds)
+    """Give a tier a time where the table has none. Raises BenchError where the table does not know it."""
+    rows = [row for row in table.usable if member in row.scores]
+    if not rows:
+        raise BenchError(f"--milliseconds {member}: the table has no scores of it")
+    for row in rows:
+        row.ms.setdefault(member, milliseconds)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from roadwork_bench.about import about
 from roadwork_bench.accuracy import POLICY, assess, summary
 from roadwork_bench.fitting import Settings, fit_policy
 from roadwork_bench.judging import judge_table, recordable
+from roadwork_bench.report import save_report
 from roadwork_bench.stacking import stack
 from roadwork_bench.statistics import figures
 from roadwork_bench.table import Table, load_table
@@ -48,8 +48,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     print(describe(fitted))
     if arguments.accuracy_json:
         report["fitted_policy"] = fitted.to_dict()
-        arguments.accuracy_json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.accuracy_json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_report(report, arguments.accuracy_json)
     if arguments.dry_run:
         return 0
     write_policy(fitted, arguments.policy)

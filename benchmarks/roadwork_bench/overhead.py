@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,9 @@ from roadwork_bench.dataset import SUFFIXES
 from roadwork_bench.errors import BenchError
 from roadwork_bench.judging import judge_table, patient
 from roadwork_bench.load import Block, ServedCascade
+from roadwork_bench.pairs import in_pairs
 from roadwork_bench.replay import without_members
+from roadwork_bench.report import said, save_report, saying, shown
 from roadwork_bench.statistics import figures
 from roadwork_bench.table import load_table
 
@@ -75,8 +76,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         report["mcc_cost"] = mcc_cost(arguments.table, arguments.model_repository)
     print(summary(report))
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save_report(report, arguments.out)
     if arguments.json:
         print(json.dumps(report))
     return 0
@@ -114,6 +114,9 @@ def measure(
 ) -> dict[str, Any]:
     """All comparisons, each interleaved block by block."""
 
+    def interleave(first: Step, second: Step) -> list[tuple[Block, Block]]:
+        return in_pairs(lambda _: first(block), lambda _: second(block), pairs)
+
     def served(number: int, everything: bool = True) -> Step:
         return lambda s: cascade.block(images, s, number, all_stages=everything)
 
@@ -129,10 +132,10 @@ def measure(
     for number in in_flight:
         saying(f"{number} in flight: {pairs} pairs of {block:g} s")
         loop = 0 if number == 1 else workers
-        blocks = interleave(served(number), alone(loop), pairs, block)
+        blocks = interleave(served(number), alone(loop))
         comparisons.append({"in_flight": number, "bare_workers": max(1, loop), **compare(blocks)})
     saying(f"stages on against all stages, {many} in flight: {pairs} pairs")
-    staged = compare(interleave(served(many, everything=False), served(many), pairs, block))
+    staged = compare(interleave(served(many, everything=False), served(many)))
     return {
         "latency_ratio": comparisons[0]["latency_ratio"]["median"],
         "throughput_ratio": comparisons[-1]["throughput_ratio"]["median"],
@@ -151,18 +154,6 @@ def best_workers(bare: BareLoop, images: list[bytes]) -> int:
     cores = len(os.sched_getaffinity(0))
     candidates = sorted({1, cores, cores + 1, 2 * cores})
     return max(candidates, key=lambda workers: bare.block(images, TRIAL_SECONDS, workers).throughput)
-
-
-def interleave(first: Step, second: Step, pairs: int, seconds: float) -> list[tuple[Block, Block]]:
-    """Pairs of neighbouring blocks; who begins changes from pair to pair, so that drift cancels."""
-    blocks = []
-    for number in range(pairs):
-        if number % 2 == 0:
-            one, two = first(seconds), second(seconds)
-        else:
-            two, one = second(seconds), first(seconds)
-        blocks.append((one, two))
-    return blocks
 
 
 def compare(blocks: list[tuple[Block, Block]]) -> dict[str, Any]:
@@ -250,28 +241,15 @@ def summary(report: dict[str, Any]) -> str:
             f"{part['in_flight']} in flight, all stages (bare: {part['bare_workers']} workers):",
             f"  served {one['milliseconds_p50']} ms, {one['images_per_second']} images/s; bare "
             f"{two['milliseconds_p50']} ms, {two['images_per_second']} images/s",
-            f"  latency {_shown(part['latency_ratio'])} times bare, throughput {_shown(part['throughput_ratio'])}",
+            f"  latency {shown(part['latency_ratio'])} times bare, throughput {shown(part['throughput_ratio'])}",
         ]
-    lines.append(f"Stages on: {_shown(report['stages_on']['throughput_multiple'])} times the throughput of all stages")
+    lines.append(f"Stages on: {shown(report['stages_on']['throughput_multiple'])} times the throughput of all stages")
     if "mcc_cost" in report:
         cost = report["mcc_cost"]
         lines.append(f"  MCC {cost['staged_mcc']} instead of {cost['all_stages_mcc']} ({cost['method']})")
     latency, throughput = report["latency_ratio"], report["throughput_ratio"]
     lines.append(
-        f"Latency ratio {latency} (at most {LATENCY_LIMIT}: {_verdict(latency <= LATENCY_LIMIT)}), throughput ratio "
-        f"{throughput} (at least {THROUGHPUT_LIMIT}: {_verdict(throughput >= THROUGHPUT_LIMIT)})"
+        f"Latency ratio {latency} (at most {LATENCY_LIMIT}: {said(latency <= LATENCY_LIMIT)}), throughput ratio "
+        f"{throughput} (at least {THROUGHPUT_LIMIT}: {said(throughput >= THROUGHPUT_LIMIT)})"
     )
     return "\n".join(lines)
-
-
-def saying(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _shown(found: dict[str, Any]) -> str:
-    low, high = found["interval_95"]
-    return f"{found['median']:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _verdict(reached: bool) -> str:
-    return "reached" if reached else "NOT reached"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from roadwork_deploy.errors import DeployError
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
+from roadwork_bench.pairs import in_pairs
+from roadwork_bench.report import save_report, saying
 from roadwork_bench.tiers.agreement import agree
 from roadwork_bench.tiers.cpu_time import cpu_seconds
 from roadwork_bench.tiers.folder import (
@@ -28,7 +29,7 @@ from roadwork_bench.tiers.folder import (
 from roadwork_bench.tiers.images import images_needed, make_images
 from roadwork_bench.tiers.sides import BareSide, ServedSide, Side
 from roadwork_bench.tiers.summary import summary
-from roadwork_bench.tiers.timing import Requests, compare, figures, in_pairs
+from roadwork_bench.tiers.timing import Requests, compare, figures
 from roadwork_bench.tiers.watch import Watch
 
 COMPARED, COMPARED_SEED, WARM_SEED = 24, 1, 2
@@ -71,14 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, command: str) -> int:
-    """1 where the sides do not agree: there is then nothing to compare."""
+    """1 where the sides do not agree or none could be asked: there is then nothing to compare."""
     comparison = Comparison(arguments, command)
     with comparison.folder():
         comparison.measure()
     print(summary(comparison.report))
     if arguments.json:
         print(json.dumps(comparison.report))
-    return 0 if all(found["within_tolerance"] for found in comparison.report["agreement"]) else 1
+    return status(comparison.report)
+
+
+def status(report: dict[str, Any]) -> int:
+    """Exit status of a finished comparison."""
+    agreed = [found["within_tolerance"] for found in report["agreement"]]
+    return 0 if agreed and all(agreed) else 1
 
 
 class Comparison:
@@ -282,8 +289,7 @@ class Comparison:
 
     def _save(self) -> None:
         if self.arguments.out:
-            self.arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            self.arguments.out.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
+            save_report(self.report, self.arguments.out)
 
 
 def named(engine: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +305,3 @@ def numbers(text: str, flag: str) -> list[int]:
     if min(found) < 1:
         raise BenchError(f"{flag} has a number under 1: {text!r}")
     return found
-
-
-def saying(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -6,13 +6,11 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadwork_cascade.policy import MINIMUM_MASS
 from roadwork_cascade.prompts import PromptError, load_prompt
 
 from roadwork_bench.errors import BenchError
 from roadwork_bench.table import Table
-
-LEAST_MASS = 0.5
-"""Under this share of yes and no a question has failed, as the committed policy has it: the tier did not answer."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,10 @@ def parse_tier(text: str) -> TierScores:
 
 
 def take_in(table: Table, scores: TierScores, repository: Path) -> int:
-    """Put a tier's answers into the rows of its images; how many rows got one. Raises BenchError naming the file."""
+    """Put a tier's answers into the rows of its images; how many rows got one. Raises BenchError naming the file.
+
+    One with less than `MINIMUM_MASS` on yes and no is left out, as in a cascade whose policy names no other mass.
+    """
     try:
         kind = load_prompt(repository / scores.member / "prompt.json").kind
     except PromptError as error:
@@ -53,7 +54,7 @@ def take_in(table: Table, scores: TierScores, repository: Path) -> int:
                     row_of.ms[scores.member] = float(line["milliseconds"])
                 if line.get("input_tokens"):
                     row_of.tokens[scores.member] = [int(line["input_tokens"]), int(line.get("output_tokens") or 0)]
-                if not line.get("mass") or float(line["mass"]) >= LEAST_MASS:
+                if not line.get("mass") or float(line["mass"]) >= MINIMUM_MASS:
                     row_of.scores[scores.member] = float(line["raw"])
                     taken += 1
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from roadwork_deploy.serve import prepare
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.load import REQUEST_SECONDS, inputs_of
-from roadwork_bench.overhead import rendered_scenes, saying
+from roadwork_bench.overhead import rendered_scenes
+from roadwork_bench.report import said, save_report, saying
 
 LIMIT = 1.5
 REQUESTS = 10
@@ -40,10 +40,9 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         "limit": LIMIT,
     }
     print(f"the first request took {median} times the tenth (median of {len(starts)} starts)")
-    print(f"wanted: at most {LIMIT}: {'reached' if median <= LIMIT else 'NOT reached'}; each start: {each}")
+    print(f"wanted: at most {LIMIT}: {said(median <= LIMIT)}; each start: {each}")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save_report(report, arguments.out)
     return 0
 
 

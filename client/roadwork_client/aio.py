@@ -73,8 +73,7 @@ class AsyncRoadworkClient:
 
     @property
     def _triton(self) -> InferenceServerClient:
-        if self._closed:
-            raise ClientClosed("this client is closed; make a new one")
+        self._check_open()
         if self._channel is None:
             self._channel = InferenceServerClient(**self._connection.channel_arguments())
         return self._channel
@@ -141,8 +140,7 @@ class AsyncRoadworkClient:
             raise self._connection.missing_verdict()
 
     def _stub(self) -> GRPCInferenceServiceStub:
-        if self._closed:
-            raise ClientClosed("this client is closed; make a new one")
+        self._check_open()
         if self._streams is None:
             self._streams = self._connection.open_channel(aio=True)
         return GRPCInferenceServiceStub(self._streams)
@@ -228,6 +226,10 @@ class AsyncRoadworkClient:
     async def _ask(self, seconds: float | None, call: Callable[..., Awaitable[T]], **arguments: Any) -> T:
         due = self._connection.deadline(seconds)
         return await self._guard(due, call(**arguments, **self._connection.call_arguments(due.remaining())))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("this client is closed; make a new one")
 
     async def _guard(self, due: wire.Deadline, call: Awaitable[T]) -> T:
         """Await `call` and translate its errors."""

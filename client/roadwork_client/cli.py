@@ -78,10 +78,7 @@ def _predict(client: RoadworkClient, options: argparse.Namespace) -> int:
         failed += verdict is None
         terminal.print(_line(terminal, entry, verdict, problem, as_json=options.json))
         progress.step()
-    if unavailable and not _is_there(client):
-        print(f"roadwork: no server answers at {client.url}", file=sys.stderr)
-        return NO_SERVER
-    return FAILED if failed else DONE
+    return _status(client, failed, unavailable)
 
 
 def _stream(client: RoadworkClient, options: argparse.Namespace) -> int:
@@ -101,6 +98,11 @@ def _stream(client: RoadworkClient, options: argparse.Namespace) -> int:
             failed += 1
             unavailable |= _absent(problem)
             terminal.print(_line(terminal, entry, None, problem, as_json=options.json))
+    return _status(client, failed, unavailable)
+
+
+def _status(client: RoadworkClient, failed: int, unavailable: bool) -> int:
+    """Exit status after `failed` images; `unavailable`: of one it seemed that there is no server."""
     if unavailable and not _is_there(client):
         print(f"roadwork: no server answers at {client.url}", file=sys.stderr)
         return NO_SERVER

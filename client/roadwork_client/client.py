@@ -143,8 +143,7 @@ class RoadworkClient:
     def _stub(self) -> GRPCInferenceServiceStub:
         """tritonclient allows a client one stream, whose answers mix; its generated stub has a stream a call."""
         with self._lock:
-            if self._closed:
-                raise ClientClosed("this client is closed; make a new one")
+            self._check_open()
             if self._channel is None:
                 self._channel = self._connection.open_channel()
             return GRPCInferenceServiceStub(self._channel)

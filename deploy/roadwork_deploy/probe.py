@@ -51,21 +51,25 @@ def probe(client: Any, model: str, timeout: float) -> None:
         raise ProbeError(f"{model} is loaded but does not answer: {error.message()}") from None
 
 
-def probe_tier(client: Any, model: str, timeout: float, prompt: Path | None = None) -> None:
-    """Ask a tier its own question about a picture; without `prompt.json`, for one token.
+def probe_tier(client: Any, model: str, timeout: float, prompt: Path) -> None:
+    """Ask a tier its own question about a picture; where it has no `prompt.json`, for one token.
 
-    Args and errors as `probe`; `prompt` is the tier's `prompt.json`.
+    Args and errors as `probe`; `prompt` is where the tier's `prompt.json` would be. One that cannot be used is a
+    `ProbeError` too.
     """
     import tritonclient.grpc as grpc
 
     texts: dict[str, str] = {"text_input": "?", "sampling_parameters": json.dumps({"max_tokens": 1})}
-    if prompt is not None and prompt.is_file():
-        data = json.loads(prompt.read_text(encoding="utf-8"))
-        texts = {
-            "text_input": data["prompt"].replace("{findings}", ""),
-            "sampling_parameters": json.dumps({**data["sampling"], "max_tokens": 1}),
-            "image": base64.b64encode(sample_image()).decode(),
-        }
+    if prompt.is_file():
+        try:
+            data = json.loads(prompt.read_text(encoding="utf-8"))
+            texts = {
+                "text_input": data["prompt"].replace("{findings}", ""),
+                "sampling_parameters": json.dumps({**data["sampling"], "max_tokens": 1}),
+                "image": base64.b64encode(sample_image()).decode(),
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ProbeError(f"{prompt} cannot be used: {type(error).__name__}: {error}") from None
     inputs = []
     for name, text in texts.items():
         inputs.append(grpc.InferInput(name, [1], "BYTES"))

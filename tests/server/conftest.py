@@ -182,6 +182,7 @@ def tier_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_deploy.install_vllm)")
     sys.path.append(str(Path(__file__).parent))
     import tier_policy
+    import watching
 
     absent = [name for name in tier_policy.TIERS if not (default_repository() / name).is_dir()]
     if absent:
@@ -200,8 +201,8 @@ def tier_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         if not server.running:  # a crash of Triton itself: its log would go with the server
             print(server.log_text()[-4000:])
             pytest.fail("tritonserver ended while the tests ran")
-        left = tier_policy.engines(server)
-    wait_until(lambda: all(tier_policy.gone(pid) for pid in left), 10, "no engine outlives its server")
+        left = watching.engines(server)
+    wait_until(lambda: all(watching.gone(pid) for pid in left), 10, "no engine outlives its server")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import queue
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 sys.path.append(str(Path(__file__).parent))
 from tiny_tier import CONFIG, PROMPT, TEXT_PROMPT, WORDS, add_tier
+from watching import engines, gone, metric, parent
 
 pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_deploy.install_vllm)")
 
@@ -229,30 +229,6 @@ def asker(served: EmbeddedServer, tiers: dict[str, Any]) -> Iterator[Asker]:
     assert tiers["tiny"].state == "ready", tiers["tiny"].reason
     with asking(served) as made:
         yield made
-
-
-def metric(server: EmbeddedServer, name: str) -> float:
-    """Value of one of vLLM's metrics, which are told twice a second."""
-    with urllib.request.urlopen(server.metrics_url, timeout=5) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith(f"{name}{{"):
-                return float(line.rsplit(" ", 1)[1])
-    return 0.0
-
-
-def engines(server: EmbeddedServer) -> list[int]:
-    """Processes of vLLM engines below a server."""
-    found, waiting = [], [server.supervisor_pid]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
-            if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 def idle(server: EmbeddedServer, wait_until: Callable) -> None:
@@ -544,9 +520,8 @@ def test_an_engine_that_dies_fails_its_requests_at_once_and_comes_back(
 
 def test_a_killed_stub_takes_its_engine_with_it(served: EmbeddedServer, asker: Asker, wait_until: Callable) -> None:
     (engine,) = engines(served)
-    stub = int(Path(f"/proc/{engine}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    os.kill(stub, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{engine}/cmdline").exists() or gone(engine), 5, "the engine is gone")
+    os.kill(parent(engine), signal.SIGKILL)
+    wait_until(lambda: gone(engine), 5, "the engine is gone")
 
 
 def test_a_second_server_with_health_check_and_a_killed_server_leaves_nothing(
@@ -579,15 +554,3 @@ def test_a_second_server_with_health_check_and_a_killed_server_leaves_nothing(
         left = engines(server)
         server.kill()
         wait_until(lambda: all(gone(engine) for engine in left), 20, "no engine outlives the server")
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def gone(pid: int) -> bool:
-    """Not there, or only waiting to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

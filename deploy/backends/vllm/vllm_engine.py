@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
+import inspect
 import os
 import re
 import tempfile
@@ -15,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +75,10 @@ class Engine:
             EngineError: it does not start.
         """
         self._thread.start()
-        self.call(self._create()).result()
+        self._call(self._create()).result()
 
-    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the engine's loop; a `concurrent.futures.Future`."""
+    def _call(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        """Run a coroutine on the engine's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     @property
@@ -84,12 +88,6 @@ class Engine:
             return f"the engine of {self.name} has died"
         return self._why_not
 
-    @property
-    def pids(self) -> list[int]:
-        """Processes that this one has started and that still run."""
-        path = Path("/proc/self/task")
-        return [int(pid) for task in path.iterdir() for pid in (task / "children").read_text().split()]
-
     def close(self) -> None:
         """End the engine's processes and the loop. Safe to call twice."""
         if self._closing:
@@ -98,7 +96,7 @@ class Engine:
         self._why_not = f"the engine of {self.name} is being stopped"
         if self._thread.is_alive():
             with contextlib.suppress(Exception):
-                self.call(self._end()).result(60)
+                self._call(self._end()).result(60)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(10)
 
@@ -264,26 +262,17 @@ class Engine:
 
 def engine_names() -> list[str]:
     """Names that model.json may have with the installed vLLM."""
-    import dataclasses
-
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     return [item.name for item in dataclasses.fields(AsyncEngineArgs)]
 
 
+@functools.cache
 def sampling_names() -> list[str]:
     """Names of the installed vLLM's sampling parameters."""
-    global _names
-    if not _names:
-        import inspect
+    from vllm.sampling_params import SamplingParams
 
-        from vllm.sampling_params import SamplingParams
-
-        _names = list(inspect.signature(SamplingParams.from_optional).parameters)
-    return _names
-
-
-_names: list[str] = []
+    return list(inspect.signature(SamplingParams.from_optional).parameters)
 
 
 def _refused(error: Exception, request: Request) -> RequestError:

@@ -32,15 +32,6 @@ NICENESS = 5
 """A process of niceness 5 gets a third of the share of one of niceness 0 where both want the same core."""
 
 
-def prepare_gpu(threads: int, variables: MutableMapping[str, str] = os.environ) -> None:
-    """The same for a host with a GPU: what is left to the processor are single images, over which a team of threads in
-    each process only fights for the cores. `threads` of OpenMP; 0: one."""
-    import torch
-
-    variables.setdefault("OMP_NUM_THREADS", str(threads or 1))  # of the engine's processes
-    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # of this one, where torch has been imported
-
-
 def prepare_environment(variables: MutableMapping[str, str] = os.environ) -> None:
     """Set what is not set. Triton's stub runs in the ASCII locale, in which vLLM cannot read its own files."""
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
@@ -62,10 +53,7 @@ def prepare_cpu(engine: dict[str, Any], threads: int, variables: MutableMapping[
     if os.nice(0) < NICENESS:
         os.nice(NICENESS - os.nice(0))
     cores = len(os.sched_getaffinity(0))
-    if threads:
-        variables["OMP_NUM_THREADS"] = str(threads)
-    else:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
+    _set_threads(threads, max(1, cores // 2), variables)
     if engine.get("enforce_eager"):
         # vLLM compiles a helper of its sampler all the same, at the first request that asks for log-probabilities:
         # 15 s and a C++ compiler for nothing.
@@ -76,3 +64,20 @@ def prepare_cpu(engine: dict[str, Any], threads: int, variables: MutableMapping[
     ranks = int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
     if ranks == 1:
         engine.setdefault("distributed_executor_backend", "uni")
+
+
+def prepare_gpu(threads: int, variables: MutableMapping[str, str] = os.environ) -> None:
+    """The same for a host with a GPU: what is left to the processor are single images, over which a team of threads in
+    each process only fights for the cores. `threads` of OpenMP; 0: one."""
+    import torch
+
+    _set_threads(threads, 1, variables)  # of the engine's processes
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # of this one, where torch has been imported
+
+
+def _set_threads(threads: int, default: int, variables: MutableMapping[str, str]) -> None:
+    """config.pbtxt has the last word; where it is silent, what is set from outside stays."""
+    if threads:
+        variables["OMP_NUM_THREADS"] = str(threads)
+    else:
+        variables.setdefault("OMP_NUM_THREADS", str(default))

@@ -98,7 +98,7 @@ def read_request(tensor: TensorOf, parameters: str) -> Request:
 def _own(parameters: str) -> dict[str, Any]:
     try:
         data = json.loads(parameters or "{}")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"parameters: are not JSON ({error})") from None
     return data if isinstance(data, dict) else {}
 
@@ -108,7 +108,7 @@ def _deadline(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = -1.0
     if isinstance(value, bool) or not 0 < number < float("inf"):
         raise RequestError(f"parameters.deadline_ms: is a number of milliseconds over 0, got {value!r}")
@@ -148,7 +148,7 @@ def _sampling(tensor: TensorOf, own: Mapping[str, Any]) -> dict[str, Any]:
     text = _text(tensor, "sampling_parameters")
     try:
         data = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"sampling_parameters: is not JSON ({error})") from None
     if not isinstance(data, dict):
         raise RequestError(f"sampling_parameters: is a JSON object, got {text[:60]!r}")

@@ -99,16 +99,16 @@ def _value(name: str, value: Any) -> Any:
 def _number(name: str, value: Any, bounds: tuple[float, float], whole: bool) -> Any:
     what = "a whole number" if whole else "a number"
     try:
-        number = float(value)
-        if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
+        number = int(value) if whole else float(value)
+        if isinstance(value, bool) or not math.isfinite(number) or (isinstance(value, float) and number != value):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise fail(name, f"is {what}, got {value!r}") from None
     low, high = bounds
     if not low <= number <= high:
         limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise fail(name, f"is {what} of {limits}, got {value!r}")
-    return int(value) if whole else number
+    return number
 
 
 def _switch(name: str, value: Any) -> bool:
@@ -140,5 +140,5 @@ def _object(name: str, value: Any) -> dict[str, Any]:
 def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise fail(name, f"is not JSON ({error})") from None

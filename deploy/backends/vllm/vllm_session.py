@@ -84,24 +84,23 @@ class Session:
         why_not = self._engine.why_not
         if why_not is not None:
             self._engine.died()
-            self._post(caller.fail, f"unavailable: {why_not}", "UNAVAILABLE")
+            self.post(caller.fail, f"unavailable: {why_not}", "UNAVAILABLE")
             return
         run = _Run(caller, request, request_id)
         with self._lock:
             self._runs.add(run)
         self._engine.loop.call_soon_threadsafe(self._begin, run)
 
-    def abort(self, request_id: str) -> int:
-        """End every request of that id; how many there were."""
+    def abort(self, request_id: str) -> None:
+        """End every request of that id."""
         with self._lock:
             found = [run for run in self._runs if run.request_id == request_id]
         for run in found:
             self._engine.loop.call_soon_threadsafe(run.end, "aborted: another request asked for it")
-        return len(found)
 
     def post(self, work: Callable[..., None], *arguments: Any) -> None:
         """Have the answering thread call `work`."""
-        self._post(work, *arguments)
+        self._outgoing.put((work, arguments))
 
     def close(self, wait: float = 10.0) -> None:
         """End what is under way and the threads."""
@@ -132,7 +131,7 @@ class Session:
         with self._lock:
             self._runs.discard(run)
         if run.task is not None and run.task.cancelled():  # ended before its first step
-            self._post(run.caller.fail, run.why or "cancelled", "CANCELLED")
+            self.post(run.caller.fail, run.why or "cancelled", "CANCELLED")
 
     async def _serve(self, run: _Run) -> None:
         caller = run.caller
@@ -141,16 +140,16 @@ class Session:
         except asyncio.CancelledError:
             why = run.why or "cancelled"
             made = f" ({run.tokens} tokens were made)" if run.request.stream else ""
-            self._post(caller.fail, f"{why}{made}", "CANCELLED")
+            self.post(caller.fail, f"{why}{made}", "CANCELLED")
         except RequestError as error:
-            self._post(caller.fail, str(error), "INVALID_ARG")
+            self.post(caller.fail, str(error), "INVALID_ARG")
         except EngineError as error:
-            self._post(caller.fail, f"unavailable: {error}", "UNAVAILABLE")
+            self.post(caller.fail, f"unavailable: {error}", "UNAVAILABLE")
             if self._engine.why_not is not None:
                 self._engine.died()
         except Exception as error:
             self._log(f"a request failed: {traceback.format_exc()}")
-            self._post(caller.fail, f"internal: {type(error).__name__}: {error}", "INTERNAL")
+            self.post(caller.fail, f"internal: {type(error).__name__}: {error}", "INTERNAL")
 
     async def _answer(self, run: _Run) -> None:
         request = run.request
@@ -167,17 +166,14 @@ class Session:
             run.tokens += sum(len(output.token_ids) for output in result.outputs)
             if request.stream:
                 tensors = answer_tensors(result, request.returns, "")
-                self._post(run.caller.answer, tensors, result.finished)
+                self.post(run.caller.answer, tensors, result.finished)
             last = result
         if last is None:
             raise EngineError(f"the engine of {self._engine.name} gave no answer")
         if not request.stream:
-            self._post(run.caller.answer, answer_tensors(last, request.returns, echo), True)
+            self.post(run.caller.answer, answer_tensors(last, request.returns, echo), True)
 
     # Threads ---------------------------------------------------------------------------------------------------------
-    def _post(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._outgoing.put((work, arguments))
-
     def _send(self) -> None:
         while (item := self._outgoing.get()) is not None:
             work, arguments = item

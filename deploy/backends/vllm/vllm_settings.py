@@ -25,7 +25,7 @@ class Settings:
     Attributes:
         engine: arguments of vLLM's AsyncEngineArgs, paths resolved.
         loras: name -> path of each adapter; empty where `enable_lora` is off.
-        threads: OpenMP threads of the engine on a CPU; 0 lets the backend choose.
+        threads: OpenMP threads of the engine; 0 lets the backend choose.
         health_check: ENABLE_VLLM_HEALTH_CHECK.
         metrics: REPORT_CUSTOM_METRICS, unless model.json turns statistics off.
         parameters: of config.pbtxt, name -> text.
@@ -52,7 +52,7 @@ def read_settings(name: str, folder: Path, config: Mapping[str, Any], known: Cal
         SettingsError: a file is missing or malformed, a key is unknown, a path does not exist.
     """
     parameters = {key: str(value.get("string_value", "")) for key, value in (config.get("parameters") or {}).items()}
-    check_decoupled(name, config)
+    _check_decoupled(name, config)
     path = folder / "model.json"
     if not path.is_file():
         raise SettingsError(f"{path} is missing; make it with: {BUILD} {name}")
@@ -86,8 +86,7 @@ def _check_names(path: Path, engine: Mapping[str, Any], known: Collection[str]) 
             raise SettingsError(f"{path}: {key!r} is not an engine setting of the installed vLLM{hint}")
 
 
-def check_decoupled(name: str, config: Mapping[str, Any]) -> None:
-    """Raise SettingsError unless the configuration lets a request have any number of responses."""
+def _check_decoupled(name: str, config: Mapping[str, Any]) -> None:
     if not (config.get("model_transaction_policy") or {}).get("decoupled", False):
         raise SettingsError(
             f"{name}: config.pbtxt must say model_transaction_policy {{ decoupled: true }}: a request of the vllm "

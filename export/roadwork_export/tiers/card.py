@@ -33,9 +33,8 @@ def figures(name: str, evaluation: dict[str, Any]) -> str:
         row = evaluation.get(part, {}).get({"tiny_reasoner": "reasoner"}.get(name, name))
         if row is None:
             continue
-        groups = "each its own" if part == "rendered" else str(row["groups"])
         lines.append(
-            f"| {words} | {row['images']} ({row['positive']}), {groups} | {row['auroc']:.3f} | {row['mcc']:.3f} | "
+            f"| {words} | {row['images']} ({row['positive']}), {row['groups']} | {row['auroc']:.3f} | {row['mcc']:.3f} | "
             f"{row['mcc_at_half']:.3f} |"
         )
         gain = evaluation[part].get("tiny_vlm_m_against_tiny_vlm_s")

@@ -172,6 +172,6 @@ def evaluate(
             name: np.where(np.isfinite(r), r, 0.5)
             for name, r, _, _ in scored(runs / "none", [image for image, _ in made], keys, None, False)
         }
-        # Scenes are independent of one another: each is a group of its own.
+        # Scenes are independent of one another: 50 groups of them are as good as groups of one, and sooner resampled.
         result["rendered"] = compared(wanted, answers, np.arange(scenes) % 50)
     return result

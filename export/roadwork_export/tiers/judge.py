@@ -1,4 +1,4 @@
-"""A scorer's probabilities for photographs, straight from the network: for training's progress and for evaluation."""
+"""Tiers' probabilities for photographs, straight from the network: for training's progress and for evaluation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from .network import TinyVLM
 from .pixels import processed, served
+from .prompting import NO, YES
 from .prompts import BEFORE, REASONER_QUESTION, SCORER_QUESTION, asked
 from .sizes import Size
 
-YES = ("yes", "Yes", "Ġyes", "ĠYes", "YES", "ĠYES")
-NO = ("no", "No", "Ġno", "ĠNo", "NO", "ĠNO")
+MOST_TOKENS = 64
+FIELD = '"roadwork":'
 
 
 @dataclass
@@ -43,9 +44,22 @@ def prepare(images: Sequence[np.ndarray], size: Size) -> list[Prepared]:
 
 def answer_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Ids of the yes tokens and of the no tokens."""
-    yes = [i for t in YES if (i := tokenizer.token_to_id(t)) is not None]
-    no = [i for t in NO if (i := tokenizer.token_to_id(t)) is not None]
+    yes, no = (
+        [i for word in words if (i := tokenizer.token_to_id(word.replace(" ", "Ġ"))) is not None] for words in (YES, NO)
+    )
     return yes, no
+
+
+def _filled(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids filled up behind to one length [B, L], and the index of each row's last own token [B]."""
+    length = max(map(len, rows))
+    filled = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+    return filled, torch.tensor([len(row) - 1 for row in rows], device=device)
+
+
+def _next(logits: Tensor, last: Tensor) -> Tensor:
+    """Probabilities float32 [B, vocabulary] of the token behind each row, from logits [B, L, vocabulary]."""
+    return logits[torch.arange(len(last), device=last.device), last].float().softmax(-1)
 
 
 @torch.no_grad()
@@ -70,19 +84,12 @@ def judge(
             index = batch.index[start : start + step]
             texts = [asked(SCORER_QUESTION, None if findings is None else findings[i]) for i in index]
             ids = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
-            length = max(map(len, ids))
-            after = torch.tensor([row + [0] * (length - len(row)) for row in ids], device=first.device)
+            after, last = _filled(ids, first.device)
             x = batch.patches[start : start + step].to(first.device, first.dtype)
-            logits = network(x, batch.grid, before, after)[0]
-            last = torch.tensor([len(row) - 1 for row in ids], device=first.device)
-            p = logits[torch.arange(len(ids), device=first.device), last].float().softmax(-1)
+            p = _next(network(x, batch.grid, before, after)[0], last)
             m, k = p[:, yes].sum(-1), p[:, no].sum(-1)
             raw[index], mass[index] = (m / (m + k)).double().cpu().numpy(), (m + k).double().cpu().numpy()
     return raw, mass
-
-
-MOST_TOKENS = 64
-FIELD = '"roadwork":'
 
 
 @torch.no_grad()
@@ -112,12 +119,9 @@ def reason(
             waiting = list(range(len(index)))
             said: list[list[int]] = [[] for _ in index]
             for _ in range(MOST_TOKENS):
-                rows = [ids[j] + said[j] for j in waiting]
-                length = max(map(len, rows))
-                after = torch.tensor([r + [0] * (length - len(r)) for r in rows], device=first.device)
+                after, last = _filled([ids[j] + said[j] for j in waiting], first.device)
                 logits = network.read(tokens[waiting], [d[waiting] for d in deep], batch.grid, before, after)
-                last = torch.tensor([len(r) - 1 for r in rows], device=first.device)
-                p = logits[torch.arange(len(rows), device=first.device), last].float().softmax(-1)
+                p = _next(logits, last)
                 going = []
                 for k, j in enumerate(waiting):
                     i = int(index[j])

@@ -8,6 +8,8 @@ import math
 import numpy as np
 import torch
 from PIL import Image
+from roadwork_cascade.prompts import DEFAULT_QUALITY
+from roadwork_cascade.tier_image import encoded
 from torch import Tensor
 
 from roadwork_export.canvas import letterbox
@@ -38,17 +40,12 @@ def patches(images: Tensor) -> Tensor:
     return x.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(b, -1, c * PATCH * PATCH)
 
 
-def served(image: np.ndarray, max_side: int, quality: int = 92) -> np.ndarray:
+def served(image: np.ndarray, max_side: int) -> np.ndarray:
     """uint8 [H, W, 3] RGB -> what a tier's engine decodes: through the canvas, scaled to `max_side`, JPEG and back."""
     canvas, size, left, top = letterbox(image)
     picture = Image.fromarray(canvas[top : top + size[1], left : left + size[0]])
-    longer = max(picture.size)
-    if longer > max_side:
-        width, height = (max(1, round(side * max_side / longer)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    data = encoded(picture, max_side, DEFAULT_QUALITY)
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def processed(image: np.ndarray, pixels: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -137,7 +137,7 @@ def _photo_work(folder: Path, by_fold: dict[int, Photos], seed: int, limit: int)
             for i in range(SHARD):
                 rng = np.random.default_rng([TRAINING_SEEDS + seed, fold, n, i])
                 kind = str(rng.choice(kinds, p=shares))
-                records.append(record(getattr(composer, f"_{kind}")(rng), rng))
+                records.append(record(composer.picture(kind, rng), rng))
             if os.getppid() != parent:
                 return
             write_shard(folder, f"fold{fold}_{n:05d}_{seed}", records)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from roadwork_cascade.prompts import DEFAULT_QUALITY
+
 from .prompts import FINDINGS, REASONER_QUESTION, SCORER_QUESTION
 
 Kind = Literal["scorer", "reasoner"]
@@ -136,7 +138,7 @@ def make_prompt(
         "template_sha256": hashlib.sha256(speech.template.encode()).hexdigest(),
         "prompt": rendered,
         "findings": FINDINGS,
-        "image": {"from": "canvas", "max_side": max_side, "quality": 92},
+        "image": {"from": "canvas", "max_side": max_side, "quality": DEFAULT_QUALITY},
     }
     if kind == "scorer":
         if thinks:

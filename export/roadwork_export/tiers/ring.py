@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .pool import MAX_BOXES, RENDERED, SHARD, SIDE, read_shard, shards, wait_for
 
+READ_SECONDS = 60.0
+"""That a shard may take to be read."""
+
 
 class Ring:
     """`capacity` pictures, `share` of them rendered, the others made of photographs."""
@@ -37,7 +40,8 @@ class Ring:
         wait_for(folder, hold_out, least=2)
         threading.Thread(target=self._read, daemon=True).start()
         while min(self.filled.values()) == 0:
-            self._take(block=True)
+            if not self._take(block=True):
+                raise ValueError(f"{folder}: no shard could be read within {READ_SECONDS:g} s")
 
     def _read(self) -> None:
         """New shards first, each once; when there are none, old ones again at random."""
@@ -63,7 +67,7 @@ class Ring:
         if self._error is not None:
             raise self._error
         try:
-            part, arrays = self._waiting.get(block, timeout=60 if block else None)
+            part, arrays = self._waiting.get(block, timeout=READ_SECONDS if block else None)
         except queue.Empty:
             return False
         start, length = self.parts[part]

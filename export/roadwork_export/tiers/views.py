@@ -14,7 +14,7 @@ from roadwork_export.train.photometric import chosen, disturb, uniform
 
 from .network import block_order
 from .pool import SIDE
-from .sizes import CELL, MERGE, PATCH
+from .sizes import CELL, MERGE
 
 GROUPS = (
     ("cone",), ("drum",), ("vertical_panel", "tubular_marker"), ("barricade", "barrier", "fence"), ("ttc_sign",),
@@ -135,9 +135,9 @@ def resized(images: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @torch.no_grad()
-def patch_labels(seen: View, rows: int, columns: int, cell: int = PATCH) -> Tensor:
-    """float32 [B, P, groups]: which groups of objects touch each patch, in block order (by row where cell is 32)."""
-    r, c = rows * CELL // cell, columns * CELL // cell
+def patch_labels(seen: View, rows: int, columns: int) -> Tensor:
+    """float32 [B, P, groups]: which groups of objects touch each patch, in block order."""
+    r, c = rows * MERGE, columns * MERGE
     device = seen.boxes.device
     left, top = torch.arange(c, device=device) / c, torch.arange(r, device=device) / r
     x1, y1, x2, y2 = (v[..., None] for v in seen.boxes.unbind(-1))
@@ -148,7 +148,5 @@ def patch_labels(seen: View, rows: int, columns: int, cell: int = PATCH) -> Tens
     touched = (overlap > torch.minimum(torch.full_like(share, 0.25), 0.4 * share)) & seen.keep[..., None, None]
     group = group_of_class(device)[seen.classes]
     labels = torch.stack([(touched & (group == g)[..., None, None]).any(1) for g in range(len(GROUPS))], -1).float()
-    if cell == CELL:
-        return labels.flatten(1, 2)
     place = block_order(r, c, MERGE).to(device)
     return labels[:, place[:, 0], place[:, 1]]

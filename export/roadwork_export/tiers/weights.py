@@ -37,11 +37,11 @@ def write_model(folder: Path, size: Size, tokenizer: Tokenizer, network: TinyVLM
     half.rename(folder / "model.safetensors")
 
 
-def read_model(folder: Path, device: str | torch.device = "cpu") -> TinyVLM:
+def read_model(folder: Path) -> TinyVLM:
     """The network of a folder that `write_model` wrote, in float32. Raises FileNotFoundError where one is missing."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: not there; roadwork-export train-tier writes it")
     network = TinyVLM(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network.to(device).float().eval()
+    return network.float().eval()

@@ -72,8 +72,12 @@ class Composer:
 
     def draw(self, rng: np.random.Generator) -> Sample:
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        picture = getattr(self, f"_{kind}")(rng)
-        return to_canvas(crop(picture, rng, strong=kind != "window"), rng, self.evidence)
+        return to_canvas(crop(self.picture(kind, rng), rng, strong=kind != "window"), rng, self.evidence)
+
+    def picture(self, kind: str, rng: np.random.Generator) -> Picture:
+        """One whole picture; `KINDS` names the kinds."""
+        made: Picture = getattr(self, f"_{kind}")(rng)
+        return made
 
     def _frame(self, rng: np.random.Generator) -> Picture:
         photo = pick(self.frames, rng)

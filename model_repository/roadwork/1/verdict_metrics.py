@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +37,7 @@ class Metrics:
             "breaker": _family("roadwork_breaker_state", "0 closed, 1 half open, 2 open", gauge),
         }
         self._metrics: dict[Key, Any] = {}
-        self._sums: Counter[Key] = Counter()
+        self._sums: dict[Key, float] = defaultdict(float)
         self._levels: dict[Key, int] = {}
         self._told: dict[Key, int] = {}
         self._lock = threading.Lock()
@@ -89,7 +89,7 @@ class Metrics:
 
     def _tell(self) -> None:
         with self._lock:
-            sums, self._sums = self._sums, Counter()
+            sums, self._sums = self._sums, defaultdict(float)
             levels = {key: level for key, level in self._levels.items() if self._told.get(key) != level}
         for key, value in sums.items():
             self._metric(key).increment(value)
@@ -98,7 +98,7 @@ class Metrics:
             self._told[key] = level
 
     def _add(self, family: str, value: float, **labels: str) -> None:
-        self._sums[_key(family, **labels)] += value  # type: ignore[assignment]
+        self._sums[_key(family, **labels)] += value
 
     def _metric(self, key: Key) -> Any:
         if key not in self._metrics:

@@ -30,11 +30,10 @@ class TritonPythonModel:
             raise FileNotFoundError(f"roadwork_stream needs the model roadwork beside it: no folder {code}")
         sys.path.insert(0, code)
         from bls_engine import BlsEngine
-        from service import CANCEL_POLL_SECONDS, explain, load_cascade, read_request
+        from service import ends_with_caller, explain, load_cascade, read_request
         from verdict_metrics import Metrics
 
-        self._poll_seconds = CANCEL_POLL_SECONDS
-        self._explain, self._read = explain, read_request
+        self._ends_with_caller, self._explain, self._read = ends_with_caller, explain, read_request
         self._engine = BlsEngine()
         self._cascade = load_cascade(cascade, args["model_config"], self._engine)
         self._metrics = Metrics(instance=args["model_instance_name"])
@@ -50,19 +49,13 @@ class TritonPythonModel:
 
     async def _serve(self, request: Any) -> None:
         sender = request.get_response_sender()
-        response = None
         try:
-            task = asyncio.ensure_future(self._tell(request, sender))
-            while not (await asyncio.wait({task}, timeout=self._poll_seconds))[0]:
-                if request.is_cancelled():
-                    task.cancel()
-            task.result()
+            with self._ends_with_caller(request):
+                await self._tell(request, sender)
         except (Exception, asyncio.CancelledError) as error:
             message, code, outcome = self._explain(error)
             self._metrics.count_error(outcome)
-            response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-        if response is not None:
-            sender.send(response)
+            sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)))
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     async def _tell(self, request: Any, sender: Any) -> None:

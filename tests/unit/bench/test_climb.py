@@ -185,6 +185,11 @@ def test_scores_are_taken_in(tmp_path: Path, make_table: Callable[..., Table]) -
     assert table.kinds["small"] == "scorer"
 
 
+def test_a_time_of_a_tier_that_the_table_does_not_know_is_refused(make_table: Callable[..., Table]) -> None:
+    with pytest.raises(BenchError, match="--milliseconds smal: the table has no scores of it"):
+        set_milliseconds(make_table(1, 1), "smal", 80.0)
+
+
 def test_bad_tier_arguments_say_what_is_wrong(tmp_path: Path, make_table: Callable[..., Table]) -> None:
     with pytest.raises(BenchError, match="MEMBER=FILE"):
         parse_tier("small")

@@ -6,20 +6,9 @@ from pathlib import Path
 import pytest
 from roadwork_bench.bare import BareLoop, run_block
 from roadwork_bench.load import Block
-from roadwork_bench.overhead import compare, detector_path, interleave, ratio, read_images
+from roadwork_bench.overhead import compare, detector_path, ratio, read_images
 from roadwork_cascade.policy import Policy, load_policy, parse_policy, write_policy
 from roadwork_deploy.profile import load_profile
-
-
-def test_sides_change_places_from_pair_to_pair() -> None:
-    order = []
-
-    def step(name: str) -> Block:
-        order.append(name)
-        return Block([1.0], 1.0)
-
-    interleave(lambda s: step("a"), lambda s: step("b"), 3, 0.1)
-    assert order == ["a", "b", "b", "a", "a", "b"]
 
 
 def test_ratios_are_of_neighbours_so_that_a_slow_minute_cancels() -> None:

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from roadwork_bench import cli
 from roadwork_bench.errors import BenchError
-from roadwork_bench.tier import named, numbers
+from roadwork_bench.pairs import in_pairs
+from roadwork_bench.tier import named, numbers, status
 from roadwork_bench.tiers.agreement import agree, yes_share
 from roadwork_bench.tiers.cpu_time import cpu_seconds
 from roadwork_bench.tiers.folder import (
@@ -29,7 +30,7 @@ from roadwork_bench.tiers.folder import (
 )
 from roadwork_bench.tiers.images import images_needed, make_images, read_images
 from roadwork_bench.tiers.summary import summary
-from roadwork_bench.tiers.timing import Requests, compare, figures, in_pairs, interval, merge, share
+from roadwork_bench.tiers.timing import Requests, compare, figures, interval, merge, share
 from roadwork_bench.tiers.watch import Watch
 from roadwork_bench.tiers.worker import Worker
 
@@ -118,6 +119,7 @@ def test_the_sides_change_places_and_see_the_same_number() -> None:
 
     in_pairs(lambda n: side("b", n), lambda n: side("s", n), 3)
     assert order == ["b0", "s0", "s1", "b1", "b2", "s2"]
+    assert in_pairs(lambda n: f"b{n}", lambda n: f"s{n}", 2) == [("b0", "s0"), ("b1", "s1")]
 
 
 def test_differences_are_of_neighbours() -> None:
@@ -290,6 +292,12 @@ def test_a_void_comparison_has_no_verdict() -> None:
     text = summary(report(0.97, agreed=False))
     assert "void" in text
     assert "reached" not in text
+
+
+def test_the_exit_status_is_0_only_where_something_was_compared() -> None:
+    assert status(report(0.97)) == 0
+    assert status(report(0.97, agreed=False)) == 1
+    assert status({**report(0.97), "agreement": []}) == 1, "no variant could be started"
 
 
 def test_lists_of_numbers_are_checked() -> None:

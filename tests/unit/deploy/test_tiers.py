@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from roadwork_deploy import tiers
+from roadwork_deploy import install_vllm, tiers
 from roadwork_deploy.install_vllm import SHIM_NAME, install_shim, missing
 from roadwork_deploy.logs import load_error
+from roadwork_deploy.probe import ProbeError, probe_tier
 
 
 def make(repository: Path, name: str, model: str, backend: str = "vllm") -> Path:
@@ -35,6 +37,13 @@ def test_what_is_missing_is_named_and_nothing_raises(tmp_path: Path, monkeypatch
     assert all("\n" not in tier.reason for tier in found.values())
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"prompt": "?"}', '{"prompt": 1, "sampling": {}}'])
+def test_a_prompt_that_cannot_be_used_is_a_tiers_failure(tmp_path: Path, text: str) -> None:
+    (tmp_path / "prompt.json").write_text(text)
+    with pytest.raises(ProbeError, match=r"prompt\.json cannot be used: \w+Error"):
+        probe_tier(None, "tier", 1.0, tmp_path / "prompt.json")
+
+
 def test_without_vllm_its_installation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers.importlib.util, "find_spec", lambda _: None)
     make(tmp_path, "good", "some/hub-id")
@@ -51,6 +60,17 @@ def test_a_failed_load_becomes_one_line() -> None:
     assert load_error("failed to load 'tier', failed to poll from model repository") == (
         "failed to load 'tier', failed to poll from model repository"
     )
+
+
+def test_an_installation_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **settings: float) -> None:
+        raise subprocess.TimeoutExpired("python", settings["timeout"])
+
+    monkeypatch.setattr(install_vllm.subprocess, "run", hang)
+    with pytest.raises(install_vllm.InstallError, match="cannot be imported within 300 s"):
+        install_vllm.try_out()
+    with pytest.raises(install_vllm.InstallError, match="pip has not installed vLLM within 3600 s"):
+        install_vllm._pip("2 of 2: vLLM", "vllm")
 
 
 def test_other_versions_are_missing_and_local_builds_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

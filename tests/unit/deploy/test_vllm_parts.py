@@ -94,9 +94,13 @@ def test_an_abort_needs_nothing_else() -> None:
         ("", {"text_input": np.array([b"\xff"], object)}, "text_input: is not UTF-8 text"),
         ("", {"sampling_parameters": ["{"]}, "sampling_parameters: is not JSON"),
         ("", {"sampling_parameters": ["3"]}, "sampling_parameters: is a JSON object, got '3'"),
+        ("", {"sampling_parameters": ["[" * 100_000]}, "sampling_parameters: is not JSON"),
+        ("", {"sampling_parameters": ["1" * 5000]}, "sampling_parameters: is "),
+        ("[" * 100_000, {}, "parameters: are not JSON"),
         ("", {"sampling_parameters": ['{"lora_name": 1}']}, "sampling_parameters.lora_name: is text"),
         ('{"deadline_ms": 0}', {}, "parameters.deadline_ms: is a number of milliseconds over 0, got 0"),
         ('{"deadline_ms": true}', {}, "parameters.deadline_ms: "),
+        (f'{{"deadline_ms": {10**400}}}', {}, "parameters.deadline_ms: "),
         ('{"abort": ""}', {}, "parameters.abort: is the request_id of another request"),
     ],
 )
@@ -112,6 +116,7 @@ def test_numbers_may_come_as_text_and_nulls_mean_the_default() -> None:
     checked = check_sampling(given, KNOWN, stream=False)
     assert checked == {"temperature": 0.0, "max_tokens": 7, "ignore_eos": False, "logprobs": 2}
     assert check_sampling({"max_tokens": None}, KNOWN, stream=False) == {"max_tokens": None}  # up to max_model_len
+    assert check_sampling({"seed": 2**63 - 1}, KNOWN, stream=False) == {"seed": 2**63 - 1}  # no float holds it
 
 
 def test_structured_outputs_come_as_json_text_or_as_an_object() -> None:
@@ -130,10 +135,15 @@ def test_structured_outputs_come_as_json_text_or_as_an_object() -> None:
         ({"temperature": True}, "temperature: is a number, got True"),
         ({"top_p": 1.5}, "top_p: is a number of between 0 and 1, got 1.5"),
         ({"max_tokens": 1.5}, "max_tokens: is a whole number, got 1.5"),
+        ({"max_tokens": "1.0"}, "max_tokens: is a whole number, got '1.0'"),
+        ({"max_tokens": 10**400}, "max_tokens: is a whole number, got 1000"),
+        ({"max_tokens": float("inf")}, "max_tokens: is a whole number, got inf"),
+        ({"temperature": 10**400}, "temperature: is a number, got 1000"),
         ({"ignore_eos": "maybe"}, "ignore_eos: is true or false"),
         ({"allowed_token_ids": [-1]}, "allowed_token_ids: is a list of token ids, got [-1]"),
         ({"stop": [""]}, "stop: is a text or a list of texts"),
         ({"logit_bias": [1]}, "logit_bias: is a JSON object or the text of one"),
+        ({"logit_bias": "[" * 100_000}, "logit_bias: is not JSON"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs: has exactly one of json, regex"),
     ],
 )
@@ -317,6 +327,14 @@ def test_what_is_set_from_outside_is_left_alone() -> None:
     assert engine == {"enforce_eager": True, "kv_cache_memory_bytes": 5, "distributed_executor_backend": "uni"}
     vllm_environment.prepare_cpu(engine, 2, variables)
     assert variables["OMP_NUM_THREADS"] == "2"  # config.pbtxt has the last word
+
+
+def test_threads_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, told = pytest.importorskip("torch"), []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    for threads, outside in ((0, {}), (0, {"OMP_NUM_THREADS": "7"}), (3, {"OMP_NUM_THREADS": "7"})):
+        vllm_environment.prepare_gpu(threads, dict(outside))
+    assert told == [1, 7, 3]
 
 
 # Metrics -------------------------------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ class Deliberation:
             return "unavailable"
         left = self._budget_left(request)
         if left != Budget():
-            written, cost = self._runner.expected(tier)
-            if (left.tokens is not None and written > left.tokens) or (left.cost is not None and cost > left.cost):
+            most, cost = self._runner.expected(tier)
+            if (left.tokens is not None and most > left.tokens) or (left.cost is not None and cost > left.cost):
                 return "budget"
         if self._seconds(tier, request) < LEAST_SHARE * tier.deadline_ms / 1000.0:
             return "deadline"

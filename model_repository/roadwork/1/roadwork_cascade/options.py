@@ -50,7 +50,7 @@ def parse_options(text: str | bytes) -> Options:
 def check_options(data: Mapping[str, Any]) -> Options:
     """Options from values of any type, under their keys. Raises `InvalidOptions` naming the key."""
     return Options(
-        deadline_ms=check_deadline(data.get("deadline_ms")),
+        deadline_ms=_check_deadline(data.get("deadline_ms")),
         all_stages=_check_all(data.get("all_stages")),
         tiers=_check_tiers(data.get("tiers")),
         max_tokens=_check_tokens(data.get("max_tokens")),
@@ -58,8 +58,7 @@ def check_options(data: Mapping[str, Any]) -> Options:
     )
 
 
-def check_deadline(value: object) -> float | None:
-    """Milliseconds as a positive finite number, or None. Raises `InvalidOptions`."""
+def _check_deadline(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:

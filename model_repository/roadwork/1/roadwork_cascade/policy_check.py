@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
-from roadwork_cascade.schema_check import first_problem, shown
+from roadwork_cascade.schema_check import FileError, first_problem, shown
 
 SCHEMA_PATH = Path(__file__).with_name("policy.schema.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -19,13 +16,8 @@ _SINCE_2 = ("absent_tiers", "budget", "routes", "tiers")
 _TENSOR_OF_KIND = {"boxes": "canvas", "scene": "canvas", "text": "image"}
 
 
-class PolicyError(ValueError):
-    """The policy cannot be used: `field` is where (empty: the whole file), `problem` what."""
-
-    def __init__(self, field: str, problem: str, *, path: str | Path | None = None) -> None:
-        self.field = field
-        self.problem = problem
-        super().__init__(": ".join(part for part in (str(path) if path else "", field, problem) if part))
+class PolicyError(FileError):
+    """The policy cannot be used."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,15 +57,10 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
 
 def check_policy(data: Any) -> None:
     """Raise `PolicyError` for the first thing that is wrong with a policy given as plain dicts and lists."""
-    problem = first_problem(data, _validator(), "policy")
+    problem = first_problem(data, SCHEMA_PATH, "policy")
     if problem is not None:
         raise PolicyError(*problem)
     _check_meaning(data)
-
-
-@functools.lru_cache(maxsize=1)
-def _validator() -> Any:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
 
 
 def _check_meaning(data: dict[str, Any]) -> None:

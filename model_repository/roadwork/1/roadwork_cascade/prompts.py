@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,20 +11,15 @@ from typing import Any, Literal
 import jsonschema
 
 from roadwork_cascade.policy_parts import Policy, Tier
-from roadwork_cascade.schema_check import first_problem
+from roadwork_cascade.schema_check import FileError, first_problem
 
 SCHEMA_PATH = Path(__file__).with_name("prompt.schema.json")
 FINDINGS, TEXT = "{findings}", "{text}"
 DEFAULT_SIDE, DEFAULT_QUALITY = 448, 92
 
 
-class PromptError(ValueError):
-    """A `prompt.json` cannot be used: `field` is where (empty: the whole file), `problem` what."""
-
-    def __init__(self, field: str, problem: str, *, path: str | Path | None = None) -> None:
-        self.field = field
-        self.problem = problem
-        super().__init__(": ".join(part for part in (str(path) if path else "", field, problem) if part))
+class PromptError(FileError):
+    """A `prompt.json` cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def parse_prompt(data: Any) -> Prompt:
     # Tokens may be white space, which no other key may be.
     texts = {key: data[key] for key in ("yes", "no") if isinstance(data, dict) and isinstance(data.get(key), dict)}
     plain = {**data, **{key: dict(_spelt(value)) for key, value in texts.items()}} if texts else data
-    problem = first_problem(plain, _validator(), "prompt")
+    problem = first_problem(plain, SCHEMA_PATH, "prompt")
     if problem is not None:
         raise PromptError(*problem)
     answer = data.get("answer") or {}
@@ -154,11 +148,6 @@ def parse_prompt(data: Any) -> Prompt:
     )
     _check_meaning(prompt)
     return prompt
-
-
-@functools.lru_cache(maxsize=1)
-def _validator() -> Any:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))
 
 
 def _spelt(tokens: Mapping[str, Any]) -> list[tuple[str, Any]]:

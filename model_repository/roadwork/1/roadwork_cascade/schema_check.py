@@ -6,20 +6,33 @@ Schemas say under `x-must` what a field must be; the line is made of that and of
 from __future__ import annotations
 
 import difflib
+import functools
+import json
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
+
+
+class FileError(ValueError):
+    """A file cannot be used: `field` is where (empty: the whole file), `problem` what."""
+
+    def __init__(self, field: str, problem: str, *, path: str | Path | None = None) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(": ".join(part for part in (str(path) if path else "", field, problem) if part))
 
 
 class _Wrong(Exception):
     """Field and problem."""
 
 
-def first_problem(data: Any, validator: Any, name: str) -> tuple[str, str] | None:
+def first_problem(data: Any, schema: Path, name: str) -> tuple[str, str] | None:
     """Field and problem of the first thing that is wrong; `name` is the field's where it is the whole file."""
+    validator = _validator(schema)
     try:
         _check_values(data, "")
     except RecursionError:
@@ -32,6 +45,11 @@ def first_problem(data: Any, validator: Any, name: str) -> tuple[str, str] | Non
         return None
     field, problem = _explain(errors[0], validator.schema)
     return field or name, problem
+
+
+@functools.cache
+def _validator(schema: Path) -> Any:
+    return jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
 
 
 def shown(value: Any) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from roadwork_cascade import pool
 from roadwork_cascade.breaker import Breakers
@@ -29,7 +29,7 @@ from roadwork_cascade.scoring import (
 )
 from roadwork_cascade.stage import FAIR_SHARE
 from roadwork_cascade.tier_image import tier_image
-from roadwork_cascade.verdict import SkipReason, TierRecord
+from roadwork_cascade.verdict import SkipReason, TierOutcome, TierRecord
 
 ABSENT_SECONDS = 5.0
 """A tier that is not loaded is left alone for this long; then the next request finds out whether it has joined."""
@@ -195,10 +195,9 @@ class _Call:
             findings = findings_text(request.boxes(), request.words(), request.probability)
         text = prompt.text(findings)
         least = self._tier.member.minimum_mass or 0.0
+        await self._listen(text, image, prompt.sampling, self._said, self._partial)
         if prompt.kind == "scorer":
-            await self._listen(text, image, dict(prompt.sampling), self._said, None)
             return score_scorer(self._said, prompt, least)
-        await self._listen(text, image, dict(prompt.sampling), self._said, self._partial)
         try:
             return score_reasoner(self._said, prompt, least)
         except BrokenAnswer:
@@ -215,12 +214,12 @@ class _Call:
         record = self._record("answered", raw=score.raw, mass=score.mass, probability=p, thoughts=score.thoughts)
         return TierResult(record, answer=Answer(member, self._tier.name, Reading(score.raw), p))
 
-    def failed(self, outcome: Any, detail: str, ran_out: bool = False) -> TierResult:
+    def failed(self, outcome: Literal["failed", "timed_out"], detail: str, ran_out: bool = False) -> TierResult:
         reason = "timed_out" if outcome == "timed_out" else "error"
         missing = Missing(self._tier.member, self._tier.name, reason, detail)
         return TierResult(self._record(outcome), missing=missing, ran_out=ran_out)
 
-    def _record(self, outcome: Any, **values: Any) -> TierRecord:
+    def _record(self, outcome: TierOutcome, **values: Any) -> TierRecord:
         tier, seconds = self._tier, self.seconds
         read, written = self.input_tokens, self.output_tokens
         text = self._said.text + (self._repaired.text if self._repaired else "")
@@ -247,7 +246,7 @@ class _Call:
         return (tokens is None or read + written <= tokens) and (cost is None or spent <= cost)
 
     async def _listen(
-        self, text: str, image: bytes, sampling: dict[str, Any], said: Said, partial: Partial | None
+        self, text: str, image: bytes, sampling: Mapping[str, Any], said: Said, partial: Partial | None
     ) -> None:
         pieces = self._engine.generate(
             self._tier.member.name,

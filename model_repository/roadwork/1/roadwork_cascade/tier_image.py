@@ -33,13 +33,18 @@ def _scaled(settings: TierImage, image: bytes, canvas: np.ndarray | None, geomet
         picture = Image.fromarray(without_padding(canvas[0], geometry))
     else:
         picture = _decoded(image, settings.max_side)
+    return encoded(picture, settings.max_side, settings.quality)
+
+
+def encoded(picture: Image.Image, max_side: int, quality: int) -> bytes:
+    """A JPEG of an RGB picture, scaled down to a longer side of `max_side` pixels; training sees the same."""
     longer = max(picture.size)
-    if longer > settings.max_side:
-        width, height = (max(1, round(side * settings.max_side / longer)) for side in picture.size)
+    if longer > max_side:
+        width, height = (max(1, round(side * max_side / longer)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     # Chroma is kept whole: orange is what cones and signs are told by, and these pictures are small.
-    picture.save(buffer, "JPEG", quality=settings.quality, subsampling=0)
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

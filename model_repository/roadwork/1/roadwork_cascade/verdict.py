@@ -140,8 +140,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "member": answer.member.name,
         "stage": answer.stage,
         "kind": answer.member.kind,
-        "raw": round(answer.reading.raw, 6),
-        "probability": None if answer.probability is None else round(answer.probability, 6),
+        "raw": _rounded(answer.reading.raw),
+        "probability": _rounded(answer.probability),
         "weight": answer.member.weight,
     }
 
@@ -150,7 +150,7 @@ def _stage(record: StageRecord) -> dict[str, Any]:
     return {
         "name": record.name,
         "outcome": record.outcome,
-        "probability": None if record.probability is None else round(record.probability, 6),
+        "probability": _rounded(record.probability),
         "milliseconds": _milliseconds(record.seconds),
         "cost": significant(record.cost),
     }

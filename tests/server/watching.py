@@ -1,0 +1,44 @@
+"""A server seen from outside: the engines below it and its metrics page."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+
+from roadwork_deploy.server import EmbeddedServer
+
+
+def engines(server: EmbeddedServer) -> list[int]:
+    """Processes of vLLM engines below a server."""
+    found, waiting = [], [server.supervisor_pid]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += [int(child) for child in (task / "children").read_text().split()]
+            if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def gone(pid: int) -> bool:
+    """Not there, or only waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def metric(server: EmbeddedServer, name: str, **labels: str) -> float:
+    """A value on the metrics page, which is told twice a second; the sum where several have these labels."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    found = [line for line in lines if line.startswith(f"{name}{{") and all(label in line for label in wanted)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in found)
