@@ -18,9 +18,10 @@ from roadwork_bench.load import Block
 class BareLoop:
     """Decoder and ONNX sessions of a repository, called as directly as Python can.
 
-    One image at a time: decode, the scene models, then all detectors at once, each in its own thread; the same order
-    and the same threads inside a model as the server's. Saturated: as many workers as given, each of which takes one
-    image through all models by itself with sessions of one thread, so that nothing is handed over or waited for.
+    One image at a time: decode, the scene models, then all detectors and distance models at once, each in its own
+    thread; the same order and the same threads inside a model as the server's. Saturated: as many workers as given,
+    each of which takes one image through all models by itself with sessions of one thread, so that nothing is handed
+    over or waited for.
     """
 
     def __init__(self, repository: Path, config_name: str) -> None:
@@ -29,7 +30,7 @@ class BareLoop:
         files = {name: repository / name / "1" / "model.onnx" for name in models}
         self.threads = {name: _threads(model.folder, config_name) for name, model in models.items()}
         scenes = [name for name, model in models.items() if model.kind == "scene"]
-        detectors = [name for name, model in models.items() if model.kind == "boxes"]
+        detectors = [name for name, model in models.items() if model.kind in ("boxes", "distance")]
         self._scenes = [_runner(onnx_session(files[name], self.threads[name])) for name in scenes]
         self._detectors = [_runner(onnx_session(files[name], self.threads[name])) for name in detectors]
         self._single = [_runner(onnx_session(path, 1)) for path in files.values()]

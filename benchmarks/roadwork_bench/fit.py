@@ -115,6 +115,9 @@ def describe(policy: Policy) -> str:
         reject = "never" if step.reject is None else f"P <= {step.reject:.4g}"
         lines.append(f"  {step.name}: accepts {accept}, rejects {reject}")
         for member in (step.member,) if isinstance(step, Tier) else step.members:
+            if not member.votes:
+                lines.append(f"    {member.name}: no vote, nothing to fit")
+                continue
             nothing = "" if member.nothing is None else f", nothing seen {member.nothing:.3f}"
             lines.append(f"    {member.name}: a {member.a:.2f}, b {member.b:+.2f}{nothing}")
     return "\n".join(lines)

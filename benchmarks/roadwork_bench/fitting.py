@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
+from roadwork_cascade.policy_parts import VOTELESS
 
 from roadwork_bench.calibration import fit_constant, fit_slope_and_shift
 from roadwork_bench.replay import Replay, replay, steps, unbounded
@@ -77,7 +78,7 @@ def _ask_where_it_matters(data: dict[str, Any]) -> None:
     least = (float(pool.logit(data["threshold"])) - beta) / alpha
     before = 0.0
     for stage in data["stages"]:
-        members = list(stage["members"].values())
+        members = [member for member in stage["members"].values() if member["kind"] not in VOTELESS]
         weight = sum(member["weight"] for member in members)
         if before and all(member["kind"] == "text" and member["nothing"] is None for member in members):
             largest = max(float(pool.logit(pool.calibrate(1.0, m["a"], m["b"]))) for m in members)
@@ -140,6 +141,8 @@ def _calibrated(sample: Sample, policy: Policy) -> Policy:
     data = unbounded(policy).to_dict()
     for step in _steps(data):
         for name, member in step["members"].items():
+            if member["kind"] in VOTELESS:
+                continue
             member.update(_fit_member(sample.of(name), member, sample.labels, weights))
     data["pool"] = {"alpha": 1.0, "beta": 0.0}
     for _ in range(2):  # whether a stage is asked depends on the pool, so the second pass sees what the first changed

@@ -57,13 +57,14 @@ def fitted_groups(policy: Policy) -> set[str]:
 
 
 def recordable(policy: Policy, table: Table) -> tuple[Policy, list[str]]:
-    """The policy less the members that the table has no score of, and a note for each."""
+    """The policy less the members that the table has no score of, and a note for each that would have a vote."""
     have = set(table.sample().members)
-    members = [member.name for _, member in policy.members()] + [tier.member.name for tier in policy.tiers]
-    lacking = [name for name in members if name not in have]
+    members = [member for _, member in policy.members()] + [tier.member for tier in policy.tiers]
+    lacking = [member for member in members if not member.votes or member.name not in have]
     if not lacking:
         return policy, []
-    return without_members(policy, lacking), [f"{name} was not recorded and is left out" for name in lacking]
+    notes = [f"{member.name} was not recorded and is left out" for member in lacking if member.votes]
+    return without_members(policy, [member.name for member in lacking]), notes
 
 
 def judge_table(table: Table, policy: Policy, *, cross_validated: bool, settings: Settings | None = None) -> Judged:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from roadwork_cascade.engine import INVALID_IMAGE, EngineError, ModelUnavailable
+from roadwork_cascade.policy_parts import VOTELESS
 from roadwork_cascade.taxonomy import load_taxonomy
 
 from roadwork_bench.about import CHECKOUT, about
@@ -90,7 +91,8 @@ def record(
     photographs = read_dataset(folder)
     rows = _rows(photographs, table, folds)
     with InProcessEngine(repository, threads=threads) as final:
-        kinds = {name: kind for name, kind in final.members().items() if name not in without}
+        # A member without a vote has no score to record.
+        kinds = {n: kind for n, kind in final.members().items() if n not in without and kind not in VOTELESS}
     table.rows = rows
     # Members that are left out now may have been recorded before.
     known = set(table.kinds)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
-from roadwork_cascade.policy_parts import Seen, When
+from roadwork_cascade.policy_parts import VOTELESS, Seen, When
 
 from roadwork_bench.errors import BenchError
 from roadwork_bench.sample import Sample
@@ -189,7 +189,7 @@ class _State:
 
 
 def without_members(policy: Policy, names: Collection[str]) -> Policy:
-    """The policy less some members; a stage or tier that has none left goes too, also from the routes.
+    """The policy less some members; a stage or tier that has none with a vote left goes too, also from the routes.
 
     A stage that prepares the canvas hands that on to the next stage. Raises PolicyError where nothing is left.
     """
@@ -197,7 +197,7 @@ def without_members(policy: Policy, names: Collection[str]) -> Policy:
     stages, owed = [], None
     for stage in data["stages"]:
         stage["members"] = {name: entry for name, entry in stage["members"].items() if name not in names}
-        if not stage["members"]:
+        if all(entry["kind"] in VOTELESS for entry in stage["members"].values()):
             owed = owed or stage["prepare"]
             continue
         if owed and stage["needs"] == "canvas":

@@ -39,7 +39,9 @@ def overlay(image: Image.Image, verdict: Verdict) -> Image.Image:
         painter.label(word.box, f"\u201c{word.text}\u201d {word.score:.2f}  {word.language}", WORDS)
     for box in reversed(boxes):
         seen_by = f"  {' + '.join(box.seen_by)}" if box.seen_by else ""
-        painter.label(box.box, f"{box.class_name.replace('_', ' ')} {box.score:.2f}{seen_by}", _color(box.class_name))
+        near = "" if box.nearness is None else f"  near {box.nearness:.1f}"
+        label = f"{box.class_name.replace('_', ' ')} {box.score:.2f}{near}{seen_by}"
+        painter.label(box.box, label, _color(box.class_name))
     return _with_banner(canvas, verdict)
 
 

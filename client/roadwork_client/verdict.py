@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from roadwork_client.errors import ProtocolError
@@ -31,12 +31,16 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A work-zone object: class of the taxonomy, score in [0, 1], (x1, y1, x2, y2) in pixels, and who saw it."""
+    """A work-zone object: class of the taxonomy, score in [0, 1], (x1, y1, x2, y2) in pixels, and who saw it.
+
+    nearness: 1 the nearest thing in the image, 0 the farthest; no metres. None where no distance model answered.
+    """
 
     class_name: str
     score: float
     box: Pixels
     seen_by: tuple[str, ...]
+    nearness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class Verdict:
     """Whether an image shows roadwork, and everything that speaks for or against it.
 
     probability: in [0, 1], calibrated. roadwork: probability at or over `threshold`.
-    status: `ok`; `degraded` (a member that was asked did not answer); `timed_out` (the best verdict so far).
+    status: `ok`; `degraded` (a member with a vote was asked and did not answer); `timed_out` (the best verdict so far).
     decided_by: the stage or tier that ended the cascade. route: the policy's route that was taken, None for none;
     tiers: those of the route. tokens: read and written by tiers. milliseconds: inside the server. cost: in `currency`.
     """
@@ -260,13 +264,19 @@ _JSON_NAMES = {"class_name": "class"}
 
 
 def _object(kind: type[T], /, **readers: Reader) -> Reader:
-    """A reader of `kind` that reads each field with its reader, under the field's JSON name."""
+    """A reader of `kind` that reads each field with its reader, under the field's JSON name.
+
+    A field with a default may be missing: a server that is older than the field does not write it.
+    """
+    optional = {f.name for f in fields(kind) if f.default is not MISSING}  # type: ignore[arg-type]
 
     def reader(value: Any, where: str) -> T:
         data = _mapping(value, where)
         values = {}
         for name, read in readers.items():
             key = _JSON_NAMES.get(name, name)
+            if key not in data and name in optional:
+                continue
             if key not in data:
                 raise ProtocolError(f"{where}.{key} is missing; client and server differ in version")
             values[name] = read(data[key], f"{where}.{key}")
@@ -302,7 +312,9 @@ _read_verdict: Reader = _object(
     status=_text,
     decided_by=_maybe(_text),
     image=_maybe(_object(Size, width=_whole, height=_whole)),
-    boxes=_many(_object(Box, class_name=_text, score=_share, box=_pixels, seen_by=_many(_text))),
+    boxes=_many(
+        _object(Box, class_name=_text, score=_share, box=_pixels, seen_by=_many(_text), nearness=_maybe(_share))
+    ),
     words=_many(_object(Word, text=_text, keyword=_text, language=_text, score=_share, box=_pixels)),
     answers=_many(
         _object(

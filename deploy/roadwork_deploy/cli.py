@@ -189,7 +189,10 @@ def _profiles(options: argparse.Namespace) -> int:
     from roadwork_deploy.profile import known_profiles, load_profile
 
     for name in known_profiles():
-        print(f"{name:12} {load_profile(name).description}")
+        profile = load_profile(name)
+        print(f"{name:12} {profile.description}")
+        if profile.suits:
+            print(f"{'':12} suits {', '.join(profile.suits)}")
     return 0
 
 

@@ -46,9 +46,10 @@ class Profile:
         device: where instances run that a `config.pbtxt` does not put anywhere.
         entries: models that a caller asks and that have to answer before the server counts as started.
         models: every model that is served by name, in order.
-        detectors: share of each box detector that `models` does not name.
+        detectors: share of each box detector and distance model that `models` does not name.
         scenes: the same for scene models.
         budget: shared memory of each model process; `instances` is filled in by `plan`.
+        suits: models of the catalogue that this machine has room for; `serve` names those that nobody has exported.
         tiers: vision-language tiers that join after the start, in order; none of them has to.
         environment: variables of the server, where the caller has not set them.
     """
@@ -63,6 +64,7 @@ class Profile:
     scenes: Share
     budget: Budget
     tiers: tuple[str, ...] = ()
+    suits: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, repository: Mapping[str, Model]) -> dict[str, Share]:
@@ -73,7 +75,7 @@ class Profile:
         return {**self.models, **shares}
 
     def _of(self, kind: Kind) -> Share:
-        return self.detectors if kind == "boxes" else self.scenes
+        return self.scenes if kind == "scene" else self.detectors
 
 
 def known_profiles() -> list[str]:
@@ -127,7 +129,7 @@ class _Reader:
 
     def profile(self, name: str, data: Any) -> Profile:
         fields = ("description", "config_name", "device", "entries", "models", "detectors", "scenes", "shared_memory")
-        data = self.mapping("profile", data, (*fields, "tiers", "environment"), required=fields)
+        data = self.mapping("profile", data, (*fields, "tiers", "suits", "environment"), required=fields)
         device = data["device"]
         if device not in ("cpu", "gpu"):
             raise self.fail("device", f"can be cpu or gpu, got {device!r}")
@@ -148,7 +150,8 @@ class _Reader:
             detectors=self.share("detectors", data["detectors"]),
             scenes=self.share("scenes", data["scenes"]),
             budget=self.budget(data["shared_memory"]),
-            tiers=self.tiers(data.get("tiers", []), models),
+            tiers=self.names("tiers", data.get("tiers", []), models),
+            suits=self.names("suits", data.get("suits", []), models),
             environment=self.variables(data.get("environment", {})),
         )
 
@@ -160,12 +163,12 @@ class _Reader:
                 raise self.fail(f"entries[{index}]", f"{name!r} is not in models")
         return tuple(value)
 
-    def tiers(self, value: Any, models: Mapping[str, Share]) -> tuple[str, ...]:
+    def names(self, where: str, value: Any, models: Mapping[str, Share]) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-            raise self.fail("tiers", f"is a list of folders, got {value!r}")
+            raise self.fail(where, f"is a list of folders, got {value!r}")
         for index, name in enumerate(value):
             if name in models or name in value[:index]:
-                raise self.fail(f"tiers[{index}]", f"{name!r} is named twice")
+                raise self.fail(f"{where}[{index}]", f"{name!r} is named twice")
         return tuple(value)
 
     def variables(self, value: Any) -> dict[str, str]:

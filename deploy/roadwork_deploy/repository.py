@@ -12,14 +12,16 @@ from tritonclient.grpc import model_config_pb2
 
 from roadwork_deploy.errors import RepositoryError
 
-Kind = Literal["boxes", "scene"]
+Kind = Literal["boxes", "scene", "distance"]
 Shape = tuple[str, list[int]]
 
 CANVAS: Mapping[str, Shape] = {"canvas": ("TYPE_UINT8", [640, 640, 3])}
 OUTPUTS: Mapping[Kind, Mapping[str, Shape]] = {
     "boxes": {"boxes": ("TYPE_FP32", [100, 4]), "scores": ("TYPE_FP32", [100]), "classes": ("TYPE_INT32", [100])},
     "scene": {"presence": ("TYPE_FP32", [1])},
+    "distance": {"nearness": ("TYPE_FP32", [80, 80])},
 }
+NOUNS: Mapping[Kind, str] = {"boxes": "detector", "scene": "scene model", "distance": "distance model"}
 # Files that a backend reads a version from; those of other backends are their own affair.
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "python": "model.py"}
 
@@ -47,7 +49,7 @@ class Model:
 
     @property
     def kind(self) -> Kind | None:
-        """What the signature makes it: a box detector, a scene model, or neither."""
+        """What the signature makes it: a box detector, a scene model, a distance model, or none of them."""
         if self.ensemble or set(_tensors(self.config.input)) != set(CANVAS):
             return None
         names = set(_tensors(self.config.output))
@@ -81,23 +83,23 @@ def read_config(path: Path) -> Any:
 
 
 def members(models: Mapping[str, Model]) -> dict[str, Kind]:
-    """Name -> kind of every box detector and scene model.
+    """Name -> kind of every box detector, scene model and distance model.
 
     Raises:
-        RepositoryError: tensors are named as a detector's or scene model's are, but one differs in type or shape, or
-            the model does not batch.
+        RepositoryError: tensors are named as those of one of these kinds, but one differs in type or shape, or the
+            model does not batch.
     """
     found: dict[str, Kind] = {}
     for model in models.values():
         kind = model.kind
         if kind is None:
             continue
-        _check_tensors(model, "input", _tensors(model.config.input), CANVAS)
-        _check_tensors(model, "output", _tensors(model.config.output), OUTPUTS[kind])
+        _check_tensors(model, kind, "input", _tensors(model.config.input), CANVAS)
+        _check_tensors(model, kind, "output", _tensors(model.config.output), OUTPUTS[kind])
         if model.config.max_batch_size < 1:
             raise RepositoryError(
                 f"{model.folder / 'config.pbtxt'}: max_batch_size is {model.config.max_batch_size}; "
-                "a detector or scene model needs at least 1"
+                f"a {NOUNS[kind]} needs at least 1"
             )
         found[model.name] = kind
     return found
@@ -119,7 +121,8 @@ def check_files(models: Mapping[str, Model], names: Sequence[str]) -> None:
             continue
         if not any((version / filename).exists() for version in versions):
             missing = model.folder / (max((v.name for v in versions), key=int, default="1")) / filename
-            how = "" if model.backend == "python" else f"; build it with: roadwork-export build {name}"
+            command = "onnx" if "source" in model.config.parameters else "build"
+            how = "" if model.backend == "python" else f"; build it with: roadwork-export {command} {name}"
             raise RepositoryError(f"{missing} is missing{how}")
 
 
@@ -145,11 +148,11 @@ def _tensors(tensors: Any) -> dict[str, Shape]:
     return {t.name: (model_config_pb2.DataType.Name(t.data_type), list(t.dims)) for t in tensors}
 
 
-def _check_tensors(model: Model, side: str, have: Mapping[str, Shape], want: Mapping[str, Shape]) -> None:
+def _check_tensors(model: Model, kind: Kind, side: str, have: Mapping[str, Shape], want: Mapping[str, Shape]) -> None:
     for name, (data_type, dims) in want.items():
         if have[name] != (data_type, dims):
             got_type, got_dims = have[name]
             raise RepositoryError(
                 f"{model.folder / 'config.pbtxt'}: {side} '{name}' is {got_type} {got_dims}, "
-                f"a {'detector' if model.kind == 'boxes' else 'scene model'} has {data_type} {dims}"
+                f"a {NOUNS[kind]} has {data_type} {dims}"
             )

@@ -11,6 +11,7 @@ from typing import Any
 
 from roadwork_deploy.embedded import check_platform
 from roadwork_deploy.errors import RepositoryError
+from roadwork_deploy.gpu import check_gpu
 from roadwork_deploy.profile import Profile, load_profile
 from roadwork_deploy.repository import Model, check_files, read_config, read_models
 from roadwork_deploy.server import EmbeddedServer
@@ -41,6 +42,8 @@ def prepare(repository: str | Path, profile: str | Profile = "cpu", **settings: 
     check_platform()
     repository = Path(repository).resolve()
     chosen = load_profile(profile) if isinstance(profile, str) else profile
+    if chosen.device == "gpu":
+        check_gpu(chosen.name)
     models = read_models(repository)
     plan = list(chosen.plan(models))
     changes = pending(repository, [chosen])

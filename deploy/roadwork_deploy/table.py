@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2
 from roadwork_deploy.repository import Model
 from roadwork_deploy.serve import Served
 
-KINDS = {"boxes": "box detector", "scene": "scene model"}
+KINDS = {"boxes": "box detector", "scene": "scene model", "distance": "distance model"}
 
 
 def show_server(served: Served, seconds: float, console: Console | None = None) -> None:
@@ -25,6 +25,9 @@ def show_server(served: Served, seconds: float, console: Console | None = None) 
         state = "answers" if name in served.server.probes else "yes" if name in ready else "[red]no[/red]"
         table.add_row(name, _kind(model), model.backend, _instances(config), _device(config), state)
     console.print(table)
+    lacking = [name for name in served.profile.suits if name not in served.models]
+    if lacking:
+        console.print(f"there is room for {', '.join(lacking)}: roadwork-export onnx NAME, then roadwork-deploy wire")
     server = served.server
     for line in (
         f"gRPC {server.grpc_url}   HTTP http://{server.http_url}   metrics {server.metrics_url}",

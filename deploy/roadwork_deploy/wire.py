@@ -1,12 +1,14 @@
 """Writes down what follows from folders and profiles, so that adding a detector is adding a folder.
 
-From the folders with a detector's or a scene model's signature: `perception/config.pbtxt`, `glance/config.pbtxt` and
-the members that `roadwork/policy.yaml` lacks. From the profiles: `<model>/configs/<config_name>.pbtxt`.
+From the folders with a detector's, a scene model's or a distance model's signature: `perception/config.pbtxt`,
+`glance/config.pbtxt` and the members that `roadwork/policy.yaml` lacks. From the profiles:
+`<model>/configs/<config_name>.pbtxt`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +24,14 @@ from roadwork_deploy.repository import CANVAS, OUTPUTS, Kind, Model, Shape, memb
 GENERATED = "# Written by `roadwork-deploy wire`: do not edit."
 IMAGE: Mapping[str, Shape] = {"image": ("TYPE_STRING", [1])}
 GEOMETRY: Mapping[str, Shape] = {"geometry": ("TYPE_FP32", [5])}
-# What a member gets that nobody has fitted yet. A boxes member that sees nothing speaks against roadwork.
+# What a member gets that nobody has fitted yet. A boxes member that sees nothing speaks against roadwork; a distance
+# member has no vote, so there is nothing to fit.
 UNFITTED: Mapping[Kind, dict[str, Any]] = {
-    "boxes": {"kind": "boxes", "weight": 1.0, "a": 1.0, "b": 0.0, "nothing": 0.1},
-    "scene": {"kind": "scene", "weight": 1.0, "a": 1.0, "b": 0.0, "nothing": None},
+    "boxes": {"kind": "boxes", "a": 1.0, "b": 0.0, "nothing": 0.1},
+    "scene": {"kind": "scene", "a": 1.0, "b": 0.0, "nothing": None},
+    "distance": {"kind": "distance"},
 }
-ENSEMBLES: Mapping[Kind, str] = {"boxes": "perception", "scene": "glance"}
+ENSEMBLES: Mapping[Kind, str] = {"boxes": "perception", "scene": "glance", "distance": "perception"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def pending(repository: Path, profiles: Iterable[Profile] | None = None) -> list
     chosen = list(profiles) if profiles is not None else [load_profile(name) for name in known_profiles()]
     models = read_models(repository)
     found = members(models)
-    changes = [*_ensembles(repository, models, found), *_policy(repository, found)]
+    changes = [*_ensembles(repository, models, found), *_policy(repository, models, found)]
     for profile in chosen:
         for name, share in profile.plan(models).items():
             model = models.get(name)
@@ -88,8 +92,11 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     for group in groups:
         if share.instances is not None:
             group.count = share.instances
-        if profile.device == "cpu":
-            group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+        # On a GPU host only networks go to the GPU: Triton would put every Python model there, one a GPU.
+        on_gpu = profile.device == "gpu" and model.kind is not None
+        kinds = model_config_pb2.ModelInstanceGroup
+        group.kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
+        if not on_gpu:
             group.ClearField("gpus")
     del config.instance_group[:]
     config.instance_group.extend(groups)
@@ -106,50 +113,57 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
 
 
 def _ensembles(repository: Path, models: Mapping[str, Model], found: Mapping[str, Kind]) -> list[Change]:
-    detectors = [models[name] for name, kind in found.items() if kind == "boxes"]
-    scenes = [models[name] for name, kind in found.items() if kind == "scene"]
+    def parts(ensemble: str) -> dict[str, Kind]:
+        return {name: kind for name, kind in found.items() if ENSEMBLES[kind] == ensemble}
+
+    looking, glancing = parts("perception"), parts("glance")
     changes = []
-    if detectors:
-        path = repository / ENSEMBLES["boxes"] / "config.pbtxt"
-        changes += _differing(path, perception_config(detectors), _named(detectors))
-    if scenes and "decode" in models:
-        path = repository / ENSEMBLES["scene"] / "config.pbtxt"
-        changes += _differing(path, glance_config(models["decode"], scenes), _named(scenes))
+    if looking:
+        path = repository / "perception" / "config.pbtxt"
+        changes += _differing(path, perception_config(models, looking), ", ".join(looking))
+    if glancing and "decode" in models:
+        path = repository / "glance" / "config.pbtxt"
+        changes += _differing(path, glance_config(models, glancing), ", ".join(glancing))
     return changes
 
 
-def perception_config(detectors: list[Model]) -> str:
-    """An ensemble of all detectors on one canvas, in parallel."""
+def perception_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
+    """An ensemble of `parts` (all detectors and distance models) on one canvas, in parallel."""
     lines = [
-        f"{GENERATED} It asks every folder with a box detector's signature, in parallel.",
-        *_head("perception", detectors, CANVAS),
-        *_outputs({f"{d.name}_{name}": shape for d in detectors for name, shape in OUTPUTS["boxes"].items()}),
-        *_steps([_step(d.name, {"canvas": "canvas"}, _own(d, "boxes")) for d in detectors]),
+        f"{GENERATED} It asks every folder with the signature of a box detector or a distance model, in parallel.",
+        *_head("perception", [models[name] for name in parts], CANVAS),
+        *_outputs(_prefixed(parts)),
+        *_steps([_canvas_step(name, kind) for name, kind in parts.items()]),
     ]
     return "\n".join(lines) + "\n"
 
 
-def glance_config(decode: Model, scenes: list[Model]) -> str:
-    """Decode, then every scene model; canvas and geometry are handed on."""
+def glance_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
+    """Decode, then `parts` (every scene model); canvas and geometry are handed on."""
     shared = {**CANVAS, **GEOMETRY}
     lines = [
         f"{GENERATED} It decodes, asks every folder with a scene model's signature, and hands the canvas on.",
         "# Ask for all outputs, or for two at least: asked for one alone, Triton leaves out the step that makes the",
         "# canvas and refuses the request at once (server issue 7482).",
-        *_head("glance", [decode, *scenes], IMAGE),
-        *_outputs({**shared, **{f"{s.name}_{name}": v for s in scenes for name, v in OUTPUTS["scene"].items()}}),
+        *_head("glance", [models[name] for name in ("decode", *parts)], IMAGE),
+        *_outputs({**shared, **_prefixed(parts)}),
         *_steps(
             [
-                _step(decode.name, {"image": "image"}, {name: name for name in shared}),
-                *(_step(s.name, {"canvas": "canvas"}, _own(s, "scene")) for s in scenes),
+                _step("decode", {"image": "image"}, {name: name for name in shared}),
+                *(_canvas_step(name, kind) for name, kind in parts.items()),
             ]
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _own(model: Model, kind: Kind) -> dict[str, str]:
-    return {name: f"{model.name}_{name}" for name in OUTPUTS[kind]}
+def _prefixed(parts: Mapping[str, Kind]) -> dict[str, Shape]:
+    """Outputs of an ensemble: those of its parts, each under its model's name."""
+    return {f"{name}_{output}": shape for name, kind in parts.items() for output, shape in OUTPUTS[kind].items()}
+
+
+def _canvas_step(name: str, kind: Kind) -> str:
+    return _step(name, {"canvas": "canvas"}, {output: f"{name}_{output}" for output in OUTPUTS[kind]})
 
 
 def _head(name: str, parts: list[Model], inputs: Mapping[str, Shape]) -> list[str]:
@@ -183,7 +197,7 @@ def _comma(parts: list[str]) -> list[str]:
     return [part + "," for part in parts[:-1]] + parts[-1:]
 
 
-def _policy(repository: Path, found: Mapping[str, Kind]) -> list[Change]:
+def _policy(repository: Path, models: Mapping[str, Model], found: Mapping[str, Kind]) -> list[Change]:
     """Members that the policy lacks, unfitted, in the stage that asks their ensemble."""
     path = repository / "roadwork" / "policy.yaml"
     if not path.exists():
@@ -205,14 +219,24 @@ def _policy(repository: Path, found: Mapping[str, Kind]) -> list[Change]:
                     f"{path}: no stage asks model {ENSEMBLES[kind]!r}, where {name!r} would belong; add one"
                 )
             stage["members"][name] = dict(UNFITTED[kind])
+            if kind != "distance":
+                stage["members"][name]["weight"] = _pool_weight(models[name])
         parse_policy(data)
         return [Change(path, policy_text(data), f"new: {', '.join(lacking)}")]
     except PolicyError as error:
         raise RepositoryError(str(error)) from None
 
 
-def _named(models: list[Model]) -> str:
-    return ", ".join(model.name for model in models)
+def _pool_weight(model: Model) -> float:
+    """The weight that the folder asks for: parameter `pool_weight` of its configuration, which exports write."""
+    given = model.config.parameters["pool_weight"].string_value if "pool_weight" in model.config.parameters else "1"
+    try:
+        weight = float(given)
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight < math.inf:
+        raise RepositoryError(f"{model.folder / 'config.pbtxt'}: pool_weight is {given!r}, must be a number over 0")
+    return weight
 
 
 def _differing(path: Path, text: str, why: str) -> list[Change]:

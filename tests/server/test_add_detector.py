@@ -150,7 +150,7 @@ def wired(copy: Path) -> Path:
     assert set(after) - set(before) == {
         f"{name}/{file}"
         for name in (DETECTOR, SCENE_MODEL)
-        for file in ("config.pbtxt", "1/model.onnx", "configs/cpu.pbtxt")
+        for file in ("config.pbtxt", "1/model.onnx", "configs/cpu.pbtxt", "configs/gpu.pbtxt")
     }
     now = load_policy(copy / "roadwork" / "policy.yaml").to_dict()
     for stage in now["stages"]:  # the members of old keep their fitted numbers

@@ -23,6 +23,9 @@ MOST_ABANDONED = 8
 # it up. Threads are made when they are needed.
 THREADS = 256
 
+# Bytes. A canvas has 1.2 million, and every stage is asked with it.
+WORTH_KEEPING = 1 << 17
+
 
 class BlsEngine:
     """Asks other models of the same server. A call given up goes on in the server: BLS cannot take it back."""
@@ -39,7 +42,7 @@ class BlsEngine:
         request = pb_utils.InferenceRequest(
             model_name=model,
             requested_output_names=list(outputs),
-            inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
+            inputs=[_tensor(name, array) for name, array in inputs.items()],
             # Else a model on a GPU leaves its output there, where NumPy cannot read it.
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
@@ -56,7 +59,7 @@ class BlsEngine:
             raise error_from_message(model, str(error)) from None
         if response.has_error():
             raise error_from_message(model, response.error().message())
-        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+        return {tensor.name(): _array(tensor) for tensor in response.output_tensors()}
 
     async def generate(
         self,
@@ -107,6 +110,26 @@ class BlsEngine:
             _fetched(call)
 
         return forget
+
+
+class Answered(np.ndarray):
+    """A model's output in shared memory; handed on to another model it is not copied there again."""
+
+    tensor: Any = None
+
+
+def _array(tensor: Any) -> np.ndarray:
+    array = tensor.as_numpy()
+    if array.nbytes < WORTH_KEEPING or array.dtype.hasobject:
+        return array
+    array = array.view(Answered)
+    array.tensor = tensor
+    return array
+
+
+def _tensor(name: str, array: np.ndarray) -> Any:
+    tensor = getattr(array, "tensor", None)  # views of an Answered have none: they are other values
+    return tensor if tensor is not None and tensor.name() == name else pb_utils.Tensor(name, array)
 
 
 def _fetched(call: AnyFuture) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from roadwork_bench.fit import describe, fit
 from roadwork_bench.fitting import Settings, best_threshold, cross_validate, fit_policy
-from roadwork_bench.replay import replay
+from roadwork_bench.judging import recordable
+from roadwork_bench.replay import replay, without_members
 from roadwork_bench.sample import Sample
 from roadwork_bench.stacking import features, stack
 from roadwork_bench.table import Table
@@ -65,6 +67,27 @@ def test_a_member_without_scores_keeps_its_numbers(
         del row.scores["sign"]
     fitted = fit_policy(table.sample(), make_policy(), THREE)
     assert fitted.stages[2].members == make_policy().stages[2].members
+
+
+def test_a_distance_member_is_left_out_of_fitting(
+    make_policy: Callable[..., Policy], make_table: Callable[..., Table]
+) -> None:
+    data = make_policy(version=2, routes=[], tiers=[]).to_dict()
+    # Beside text alone in its stage, which is then asked only where its words matter.
+    data["stages"][2] |= {"prepare": "decode"}
+    data["stages"][1]["members"]["depth"] = data["stages"][2]["members"]["depth_too"] = {"kind": "distance"}
+    grown, table = parse_policy(data), make_table()
+    for row in table.rows:
+        row.scores["sign"] = 0.9 if row.roadwork else 0.0
+    plain = without_members(grown, ["depth", "depth_too"])
+    expected, fitted = (fit_policy(table.sample(), policy, THREE) for policy in (plain, grown))
+    assert without_members(fitted, ["depth", "depth_too"]).to_dict() == expected.to_dict()
+
+    kept = fit(table, grown, THREE, command="fit")
+    assert [member.name for _, member in kept.members() if not member.votes] == ["depth", "depth_too"]
+    assert "depth: no vote, nothing to fit" in describe(kept)
+    reduced, notes = recordable(grown, table)
+    assert (reduced.to_dict(), notes) == (plain.to_dict(), [])
 
 
 def test_words_that_are_mostly_absent_stay_out_of_the_pool(

@@ -71,6 +71,19 @@ def test_every_member_scores_every_image(photographs: Path, repository: Path, tm
     assert set(row.ms) == {"decode", "scene", "eye"}
 
 
+def test_a_distance_model_has_nothing_to_record(photographs: Path, repository: Path, asked: list[str]) -> None:
+    (repository / "depth" / "1").mkdir(parents=True)
+    signature = (repository / "scene" / "config.pbtxt").read_text()
+    signature = signature.replace('"scene"', '"depth"').replace("presence", "nearness").replace("[ 1 ]", "[ 80, 80 ]")
+    (repository / "depth" / "config.pbtxt").write_text(signature)
+    with InProcessEngine(repository) as engine:
+        assert engine.members()["depth"] == "distance"
+    table = Table()
+    record(photographs, table, repository)
+    assert set(table.kinds) == {"scene", "eye"}
+    assert "depth" not in asked
+
+
 def test_a_table_continues_where_it_was_left(
     photographs: Path, repository: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

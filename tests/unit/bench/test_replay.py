@@ -71,6 +71,28 @@ def test_a_left_out_member_takes_its_empty_stage_along(make_policy: Callable[...
     assert [member.name for _, member in policy.members()] == ["scene", "eye"]
 
 
+def _with_depth(policy: Policy) -> Policy:
+    data = policy.to_dict()
+    data["stages"][1]["members"]["depth"] = {"kind": "distance"}
+    return parse_policy(data)
+
+
+@pytest.mark.parametrize("all_stages", [False, True])
+def test_a_distance_member_changes_nothing(
+    all_stages: bool, make_policy: Callable[..., Policy], make_table: Callable[..., Table]
+) -> None:
+    sample = make_table(8, 6, information=0.5, missing=0.3).sample()
+    policy = _random_policy(make_policy, np.random.default_rng(3))
+    plain, grown = (replay(p, sample, all_stages=all_stages) for p in (policy, _with_depth(policy)))
+    for name, values in vars(plain).items():
+        np.testing.assert_array_equal(values, getattr(grown, name))
+
+
+def test_a_distance_member_alone_is_no_stage(make_policy: Callable[..., Policy]) -> None:
+    policy = without_members(_with_depth(make_policy()), ["eye", "other"])
+    assert [stage.name for stage in policy.stages] == ["glance", "sign_text"]
+
+
 def test_a_left_out_first_stage_hands_its_canvas_on(make_policy: Callable[..., Policy]) -> None:
     first = without_members(make_policy(), ["scene"]).stages[0]
     assert (first.name, first.prepare, first.needs, first.model) == ("perception", "decode", "image", None)

@@ -21,11 +21,18 @@ class FakeEngine:
     (no outputs), a number (seconds of delay) or an exception to raise.
     """
 
-    kinds: Mapping[str, str] = {"scene": "scene", "yolox": "boxes", "centernet": "boxes", "sign_text": "text"}
+    kinds: Mapping[str, str] = {
+        "scene": "scene",
+        "yolox": "boxes",
+        "centernet": "boxes",
+        "sign_text": "text",
+        "depth": "distance",
+        "depth_too": "distance",
+    }
     ensembles: Mapping[str, tuple[str, ...]] = {"glance": ("decode", "scene"), "perception": ("yolox", "centernet")}
 
     def __init__(self) -> None:
-        self.scores = {"scene": 0.5, "yolox": 0.5, "centernet": 0.5, "sign_text": 0.0}
+        self.scores = {"scene": 0.5, "yolox": 0.5, "centernet": 0.5, "sign_text": 0.0, "depth": 0.5, "depth_too": 0.5}
         self.faults: dict[str, Any] = {}
         self.calls: list[str] = []
         self.inputs: list[dict[str, np.ndarray]] = []
@@ -83,6 +90,8 @@ class FakeEngine:
     def _outputs(kind: str, score: float) -> dict[str, np.ndarray]:
         if kind == "scene":
             return {"presence": np.array([[score]], np.float32)}
+        if kind == "distance":  # as far everywhere
+            return {"nearness": np.full((1, 80, 80), score, np.float32)}
         if kind == "text":
             word = {"text": "ROAD WORK", "keyword": "road work", "language": "en", "score": score, "box": [1, 2, 3, 4]}
             text = json.dumps([word] if score else []).encode()

@@ -32,12 +32,25 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (member(1, "yolox", weight=-1), "stages[1].members.yolox.weight: must be a positive number, got -1"),
     (member(1, "yolox", weight=float("nan")), "stages[1].members.yolox.weight: must be a finite number, got nan"),
     (member(1, "yolox", weight=True), "stages[1].members.yolox.weight: must be a positive number, got True"),
-    (member(1, "yolox", kind="box"), "stages[1].members.yolox.kind: must be boxes, scene or text, got 'box'"),
+    (member(1, "yolox", kind="box"), "stages[1].members.yolox.kind: must be boxes, scene, text or distance, got 'box'"),
     (member(1, "yolox", wieght=1), "stages[1].members.yolox.wieght: unknown; did you mean 'weight'?"),
-    (member(1, "new", weight=1), "stages[1].members.new.kind: is missing; must be boxes, scene or text"),
+    (member(1, "new", weight=1), "stages[1].members.new.kind: is missing; must be boxes, scene, text or distance"),
     (member(1, "a b", kind="boxes", weight=1), "stages[1].members.a b: must be a name"),
     (member(1, "scene", kind="boxes", weight=1), "stages[1].members.scene: 'scene' is used twice, first at stages[0]"),
     (member(0, "scene", nothing=0.1), "stages[0].members.scene.nothing: must be null for a scene member, got 0.1"),
+    (member(1, "new", kind="boxes"), "stages[1].members.new.weight: is missing; must be a positive number"),
+    (member(1, "new", kind="boxes", weight=None), "stages[1].members.new.weight: must be a positive number, got None"),
+    (member(1, "new", kind="distanc"), "stages[1].members.new.kind: must be boxes, scene, text or distance, got"),
+    *(
+        (
+            member(1, "depth", kind="distance", **{field: 0.5}),
+            f"stages[1].members.depth.{field}: must be left out or null, as a distance member has no vote, got 0.5",
+        )
+        for field in ("weight", "a", "b", "nothing")
+    ),
+    (member(1, "depth", kind="distance", far=1), "stages[1].members.depth.far: unknown; known are kind, weight"),
+    (member(2, "depth", kind="distance"), "stages[2].members.depth.kind: a distance member takes the canvas"),
+    (stage(1, members={"depth": {"kind": "distance"}}), "stages[1].members: at least one must have a vote"),
     (member(1, "ocr", kind="text", weight=1), "stages[1].members.ocr.kind: a text member takes the image"),
     (member(2, "yolo", kind="boxes", weight=1), "stages[2].members.yolo.kind: a boxes member takes the canvas"),
     (stage(0, reject=0.99), "stages[0].reject: must be under accept (0.98), got 0.99"),
@@ -126,7 +139,7 @@ WRONG_TIERS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (tier(0, findings="yes"), "tiers[0].findings: must be true or false, got 'yes'"),
     (
         member(0, "vlm", kind="scorer", weight=1),
-        "stages[0].members.vlm.kind: must be boxes, scene or text, got 'scorer'",
+        "stages[0].members.vlm.kind: must be boxes, scene, text or distance, got 'scorer'",
     ),
 ]
 
@@ -199,6 +212,17 @@ def test_optional_fields_have_the_values_of_an_uncalibrated_member(data: dict[st
     added = policy.stages[1].members[0]
     assert (added.a, added.b, added.nothing) == (1.0, 0.0, None)
     assert policy.all_stages is False
+
+
+def test_a_distance_member_has_no_numbers(data: dict[str, Any], tmp_path: Path) -> None:
+    nulls = dict.fromkeys(("weight", "a", "b", "nothing"))
+    data["stages"][1]["members"].update(depth={"kind": "distance"}, depth_too={"kind": "distance", **nulls})
+    policy = parse_policy(data)
+    added = policy.stages[1].members[2:]
+    assert [(member.kind, member.votes, member.weight) for member in added] == [("distance", False, 0.0)] * 2
+    write_policy(policy, tmp_path / "policy.yaml")
+    assert load_policy(tmp_path / "policy.yaml").to_dict() == policy.to_dict()
+    assert "depth_too: {kind: distance}\n" in (tmp_path / "policy.yaml").read_text()
 
 
 def test_the_canvas_of_a_later_stage_comes_from_the_stage_before(data: dict[str, Any]) -> None:

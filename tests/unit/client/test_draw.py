@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from roadwork_client import InvalidImage, Verdict
+from roadwork_client import InvalidImage, Verdict, draw
 from roadwork_client.draw import overlay, save_overlay
 from triton_double import VERDICT
 
@@ -27,6 +27,13 @@ def test_boxes_are_drawn_in_the_colour_of_their_class() -> None:
     pixels = np.asarray(drawn)
     assert tuple(pixels[banner + 310, 100]) == CONE  # left side of the first box
     assert tuple(pixels[banner + 310, 200]) == (255, 255, 255)  # and nothing inside it
+
+
+def test_labels_say_how_near_a_box_is_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr(draw._Painter, "label", lambda self, box, text, color: labels.append(text))
+    overlay(Image.new("RGB", (1920, 1080)), verdict(words=[]))
+    assert labels == ["cone 0.90  near 0.8  yolox_nano", "cone 0.50  yolox_nano + centernet"]
 
 
 def test_small_images_are_enlarged_to_be_readable() -> None:

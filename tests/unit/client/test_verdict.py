@@ -34,6 +34,7 @@ def test_round_trip_keeps_everything() -> None:
     assert Verdict.from_dict(verdict.to_dict()) == verdict
     assert verdict.boxes[0].class_name == "cone"
     assert verdict.boxes[1].seen_by == ("yolox_nano", "centernet")
+    assert [box.nearness for box in verdict.boxes] == [0.8125, None]
 
 
 def test_is_frozen() -> None:
@@ -51,6 +52,9 @@ def test_is_frozen() -> None:
         ("probability", True, "verdict.probability"),
         ("roadwork", 1, "verdict.roadwork: expected true or false"),
         ("boxes.1.box", [1, 2, 3], r"verdict.boxes\[1\].box: expected four numbers"),
+        ("boxes.0.nearness", 1.5, r"verdict.boxes\[0\].nearness: expected a number in \[0, 1\]"),
+        ("boxes.0.nearness", "near", r"verdict.boxes\[0\].nearness: expected a finite number"),
+        ("boxes.0.seen_by", KeyError, r"verdict.boxes\[0\].seen_by is missing"),
         ("boxes.0.class", 3, r"verdict.boxes\[0\].class: expected a text"),
         ("image.width", 1.5, "verdict.image.width: expected a whole number"),
         ("tiers", {}, "verdict.tiers: expected a list"),
@@ -77,6 +81,12 @@ def test_the_verdict_of_an_older_server_is_one_without_tiers() -> None:
     verdict = Verdict.from_dict(old)
     assert (verdict.tiers, verdict.route, verdict.schema) == ((), None, 2)
     assert Verdict.from_dict(verdict.to_dict()) == verdict
+
+
+def test_boxes_of_a_server_that_knows_no_nearness_have_none() -> None:
+    verdict = Verdict.from_dict(changed("boxes.0.nearness", KeyError))
+    assert verdict.boxes[0].nearness is None
+    assert verdict.to_dict() == changed("boxes.0.nearness", None)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", b"\xff"])

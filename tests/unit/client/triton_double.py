@@ -22,8 +22,20 @@ VERDICT: dict[str, Any] = {
     "decided_by": "perception",
     "image": {"width": 1920, "height": 1080},
     "boxes": [
-        {"class": "cone", "score": 0.9, "box": [100.0, 200.0, 300.0, 420.0], "seen_by": ["yolox_nano"]},
-        {"class": "cone", "score": 0.5, "box": [400.0, 200.0, 500.0, 300.0], "seen_by": ["yolox_nano", "centernet"]},
+        {
+            "class": "cone",
+            "score": 0.9,
+            "box": [100.0, 200.0, 300.0, 420.0],
+            "seen_by": ["yolox_nano"],
+            "nearness": 0.8125,
+        },
+        {
+            "class": "cone",
+            "score": 0.5,
+            "box": [400.0, 200.0, 500.0, 300.0],
+            "seen_by": ["yolox_nano", "centernet"],
+            "nearness": None,
+        },
     ],
     "words": [
         {

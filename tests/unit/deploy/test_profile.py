@@ -36,7 +36,7 @@ def test_an_unknown_profile_lists_what_is_known() -> None:
         (("models", "roadwork", "thread"), 1, r"models.roadwork.thread: is unknown; did you mean 'threads'\?"),
         (("detectors", "threads"), "2", "detectors.threads: is a whole number"),
         (("shared_memory", "instance_mib"), None, "shared_memory.instance_mib"),
-        (("surprise",), 1, "surprise: is unknown; known are"),
+        (("zzz",), 1, "zzz: is unknown; known are"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, keys: tuple[str, ...], value: Any, message: str) -> None:

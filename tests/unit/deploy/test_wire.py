@@ -10,10 +10,26 @@ from google.protobuf import text_format
 from roadwork_cascade.policy import load_policy
 from roadwork_deploy.cli import main
 from roadwork_deploy.errors import RepositoryError
-from roadwork_deploy.profile import load_profile
+from roadwork_deploy.profile import known_profiles, load_profile
 from roadwork_deploy.repository import default_repository, is_complete, members, read_config, read_models
 from roadwork_deploy.serve import prepare
 from roadwork_deploy.wire import pending, wire
+
+DEPTH = """
+backend: "onnxruntime" max_batch_size: 4
+input [{ name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] }]
+output [{ name: "nearness" data_type: TYPE_FP32 dims: [80, 80] }]
+"""
+
+
+def config_names() -> set[str]:
+    return {load_profile(name).config_name for name in known_profiles()}
+
+
+def add_depth(repository: Path, config: str = DEPTH) -> None:
+    (repository / "depth" / "1").mkdir(parents=True)
+    (repository / "depth" / "config.pbtxt").write_text(config)
+    (repository / "depth" / "1" / "model.onnx").touch()
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -77,13 +93,57 @@ def test_a_new_folder_is_wired_everywhere(repository: Path) -> None:
     shutil.copytree(repository / "first", repository / "third")
     shutil.rmtree(repository / "third" / "configs")
     changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
-    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", "third/configs/cpu.pbtxt"}
+    configs = {f"third/configs/{name}.pbtxt" for name in config_names()}
+    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", *configs}
     after = load_policy(repository / "roadwork" / "policy.yaml")
     added = {member.name: (stage.model, member) for stage, member in after.members()}["third"]
     assert added[0] == "perception"
     assert (added[1].kind, added[1].weight, added[1].a, added[1].b) == ("boxes", 1.0, 1.0, 0.0)
     kept = [(stage.name, member) for stage, member in after.members() if member.name != "third"]
     assert kept == [(stage.name, member) for stage, member in before.members()]
+
+
+def test_a_distance_model_joins_perception_and_gets_no_vote(repository: Path) -> None:
+    shutil.copy(default_repository() / "roadwork" / "policy.yaml", repository / "roadwork" / "policy.yaml")
+    wire(repository)
+    before = load_policy(repository / "roadwork" / "policy.yaml").to_dict()
+    add_depth(repository)
+    assert members(read_models(repository))["depth"] == "distance"
+    changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
+    configs = {f"depth/configs/{name}.pbtxt" for name in config_names()}
+    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", *configs}
+    assert pending(repository) == []
+
+    config = read_config(repository / "perception" / "config.pbtxt")
+    assert config.max_batch_size == 4
+    step = next(step for step in config.ensemble_scheduling.step if step.model_name == "depth")
+    assert dict(step.input_map) == {"canvas": "canvas"}
+    assert dict(step.output_map) == {"nearness": "depth_nearness"}
+    assert [list(o.dims) for o in config.output if o.name == "depth_nearness"] == [[80, 80]]
+    after = load_policy(repository / "roadwork" / "policy.yaml").to_dict()
+    stage = next(stage for stage in after["stages"] if stage["model"] == "perception")
+    assert stage["members"].pop("depth") == {"kind": "distance"}
+    assert after == before
+    assert "depth" in prepare(repository).server.models
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "[80, 80]",
+            "[1, 80, 80]",
+            r"output 'nearness' is TYPE_FP32 \[1, 80, 80\], a distance model has TYPE_FP32 \[80, ",
+        ),
+        ("TYPE_FP32", "TYPE_FP16", r"output 'nearness' is TYPE_FP16 \[80, 80\], a distance model has TYPE_FP32"),
+        ("max_batch_size: 4", "max_batch_size: 0", "max_batch_size is 0; a distance model needs at least 1"),
+    ],
+)
+def test_a_distance_model_that_is_almost_one_is_refused(repository: Path, old: str, new: str, message: str) -> None:
+    assert old in DEPTH
+    add_depth(repository, DEPTH.replace(old, new))
+    with pytest.raises(RepositoryError, match=message):
+        pending(repository)
 
 
 def test_check_reports_and_writes_nothing(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,12 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "boxes": ("boxes", "scores", "classes"),
     "scene": ("presence",),
     "text": ("presence", "words"),
+    "distance": ("nearness",),
 }
 """Output tensors of a member, by kind; in an ensemble each carries the prefix `<member>_`."""
+
+CELLS = 80
+"""Rows and columns of a distance member's map, which covers the whole canvas."""
 
 PREPARED = ("canvas", "geometry")
 """Output tensors of the model that prepares."""
@@ -49,16 +53,22 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Reading:
-    """A member's output, before calibration: the raw answer in [0, 1] and its evidence."""
+    """A member's output, before calibration: the raw answer in [0, 1] and its evidence.
 
-    raw: float
+    `raw` is None of a member without a vote. `nearness` FP64 [CELLS, CELLS] in [0, 1]: relative inverse depth of the
+    canvas, 1 the nearest thing in the image and 0 the farthest.
+    """
+
+    raw: float | None
     boxes: Boxes | None = None
     words: list[dict[str, Any]] = field(default_factory=list)
+    nearness: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a member said. `probability` is None where it saw nothing and the policy gives that no meaning."""
+    """What a member said. `probability` is None where it has no vote, or saw nothing and the policy gives that no
+    meaning."""
 
     member: Member
     stage: str
@@ -79,6 +89,8 @@ class Missing:
 def read_answer(member: Member, stage: Stage, arrays: Arrays, taxonomy: Taxonomy, prefix: str = "") -> Answer:
     """Check a member's tensors and calibrate its answer. Raises `EngineError` naming model and tensor."""
     reading = _READERS[member.kind](member.name, _Tensors(member.name, arrays, prefix), taxonomy)
+    if reading.raw is None:
+        return Answer(member, stage.name, reading, None)
     p = float(pool.member_probability(reading.raw, member.kind, member.a, member.b, member.nothing))
     return Answer(member, stage.name, reading, None if np.isnan(p) else p)
 
@@ -124,6 +136,13 @@ class _Tensors:
             raise EngineError(f"{self._model}: {name}: must be in [0, 1], got {array.min():g} to {array.max():g}")
         return np.clip(array, 0.0, 1.0)
 
+    def cells(self, name: str) -> np.ndarray:
+        """Shares FP64 [CELLS, CELLS]."""
+        shape = self.take(name).shape
+        if shape not in ((1, CELLS, CELLS), (CELLS, CELLS)):
+            raise EngineError(f"{self._model}: {name}: must be [{CELLS}, {CELLS}], got {list(shape)}")
+        return self.shares(name).reshape(CELLS, CELLS)
+
 
 def _read_boxes(model: str, tensors: _Tensors, taxonomy: Taxonomy) -> Reading:
     scores = tensors.shares("scores")
@@ -156,6 +175,10 @@ def _read_text(model: str, tensors: _Tensors, taxonomy: Taxonomy) -> Reading:
     return Reading(presence, words=[_word(model, word) for word in words])
 
 
+def _read_distance(model: str, tensors: _Tensors, taxonomy: Taxonomy) -> Reading:
+    return Reading(None, nearness=tensors.cells("nearness"))
+
+
 def _word(model: str, word: Any) -> dict[str, Any]:
     """The contract's fields of a word and no others, as the verdict's schema wants them."""
     try:
@@ -172,4 +195,5 @@ _READERS: dict[str, Callable[[str, _Tensors, Taxonomy], Reading]] = {
     "boxes": _read_boxes,
     "scene": _read_scene,
     "text": _read_text,
+    "distance": _read_distance,
 }

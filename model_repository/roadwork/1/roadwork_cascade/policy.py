@@ -14,6 +14,7 @@ from typing import Any
 
 from roadwork_cascade.policy_check import PolicyError, check_policy, read_yaml
 from roadwork_cascade.policy_parts import (
+    VOTELESS,
     AgreementSettings,
     BreakerSettings,
     Budget,
@@ -138,6 +139,8 @@ def _tier(data: Mapping[str, Any]) -> Tier:
 
 
 def _member(name: str, entry: Mapping[str, Any]) -> Member:
+    if entry["kind"] in VOTELESS:
+        return Member(name, entry["kind"], weight=0.0)
     return Member(
         name=name,
         kind=entry["kind"],

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from roadwork_cascade.policy_parts import VOTELESS
 from roadwork_cascade.schema_check import FileError, first_problem, shown
 
 SCHEMA_PATH = Path(__file__).with_name("policy.schema.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SINCE_2 = ("absent_tiers", "budget", "routes", "tiers")
-_TENSOR_OF_KIND = {"boxes": "canvas", "scene": "canvas", "text": "image"}
+_TENSOR_OF_KIND = {"boxes": "canvas", "scene": "canvas", "text": "image", "distance": "canvas"}
 
 
 class PolicyError(FileError):
@@ -82,6 +83,9 @@ def _check_meaning(data: dict[str, Any]) -> None:
         for name, member in stage["members"].items():
             _check_name(member_names, name, f"{where}.members.{name}")
             _check_member(member, stage, f"{where}.members.{name}")
+        # Else its bounds could end the cascade on the word of nobody, and its outcome would be nobody's.
+        if all(member["kind"] in VOTELESS for member in stage["members"].values()):
+            raise PolicyError(f"{where}.members", f"at least one must have a vote: not of kind {', '.join(VOTELESS)}")
     for index, tier in enumerate(data.get("tiers", ())):
         where = f"tiers[{index}]"
         _once(stage_names, tier["name"], f"{where}.name")

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["boxes", "scene", "text", "scorer", "reasoner"]
+Kind = Literal["boxes", "scene", "text", "distance", "scorer", "reasoner"]
 Needs = Literal["image", "canvas"]
+
+VOTELESS: tuple[Kind, ...] = ("distance",)
+"""Kinds that bring evidence and say nothing of roadwork: nothing is decided by them, nor by their absence."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One model with a say, under its own name.
+    """One model that is asked, under its own name.
 
     Its probability is `pool.member_probability(s, kind, a, b, nothing)`. `minimum_mass` (scorer and reasoner only) is
-    the least probability that its yes and no tokens must have together for its answer to count.
+    the least probability that its yes and no tokens must have together for its answer to count. A member of a kind in
+    `VOTELESS` has weight 0 and no calibration.
     """
 
     name: str
@@ -25,6 +29,11 @@ class Member:
     b: float = 0.0
     nothing: float | None = None
     minimum_mass: float | None = None
+
+    @property
+    def votes(self) -> bool:
+        """Whether it says anything of roadwork."""
+        return self.kind not in VOTELESS
 
 
 @dataclass(frozen=True)
@@ -282,6 +291,8 @@ def _when_dict(when: When | None) -> dict[str, Any] | None:
 
 
 def _member_dict(member: Member) -> dict[str, Any]:
+    if not member.votes:
+        return {"kind": member.kind}
     data = {key: value for key, value in vars(member).items() if key != "name"}
     if member.minimum_mass is None:
         del data["minimum_mass"]

@@ -11,6 +11,7 @@ import numpy as np
 from roadwork_cascade import fusion, pool
 from roadwork_cascade.deadline import Deadline
 from roadwork_cascade.members import Answer, Missing
+from roadwork_cascade.nearness import box_nearness
 from roadwork_cascade.options import Options
 from roadwork_cascade.policy_parts import Member, Policy, Seen, Stage, Tier, When
 from roadwork_cascade.stage import Shared, StageResult
@@ -19,13 +20,17 @@ from roadwork_cascade.verdict import Conclusion, StageRecord, Status, TierRecord
 
 
 class Request:
-    """One image on its way through the cascade."""
+    """One image on its way through the cascade.
+
+    `answers` are those of members with a vote, so that nothing is decided by the others; `missing` has gaps of both.
+    """
 
     def __init__(self, policy: Policy, taxonomy: Taxonomy, image: bytes, deadline: Deadline, options: Options) -> None:
         self._policy = policy
         self._taxonomy = taxonomy
         self._out_of_time = False
         self._boxes: list[dict[str, Any]] | None = None
+        self._maps: list[np.ndarray] = []
         self.all_stages = policy.all_stages if options.all_stages is None else options.all_stages
         self.options = options
         self.deadline = deadline
@@ -44,7 +49,7 @@ class Request:
         """`timed_out` says more than `degraded`, so it comes first."""
         if self._out_of_time:
             return "timed_out"
-        return "degraded" if self.missing else "ok"
+        return "degraded" if self._gaps() else "ok"
 
     @property
     def cost(self) -> float:
@@ -67,13 +72,15 @@ class Request:
 
     def add(self, stage: Stage, result: StageResult, seconds: float) -> None:
         """Take in what a stage that had `seconds` brought, and decide whether it was the last."""
-        self.answers += result.answers
+        answers = [answer for answer in result.answers if answer.member.votes]
+        self.answers += answers
         self.missing += result.missing
+        self._maps += [a.reading.nearness for a in result.answers if a.reading.nearness is not None]
         self._boxes = None
         self._pool()
         cost = result.seconds * stage.price_per_second
         self.records.append(StageRecord(stage.name, result.outcome, self.probability, result.seconds, cost))
-        if result.answers:
+        if answers:
             self.decided_by = stage.name
         if result.ran_out and seconds < stage.deadline_ms / 1000.0:
             self._out_of_time = True
@@ -121,8 +128,9 @@ class Request:
 
     def quorate(self) -> bool:
         """Whether those that answered have the policy's share of the weight of those that were asked."""
-        answered = [True] * len(self.answers) + [False] * len(self.missing)
-        weights = [answer.member.weight for answer in self.answers] + [gap.member.weight for gap in self.missing]
+        gaps = self._gaps()
+        answered = [True] * len(self.answers) + [False] * len(gaps)
+        weights = [answer.member.weight for answer in self.answers] + [gap.member.weight for gap in gaps]
         return float(pool.quorum(answered, weights)) >= self._policy.quorum
 
     def pooled_with(self, member: Member, probabilities: Sequence[float]) -> list[float]:
@@ -151,6 +159,10 @@ class Request:
             route=self.route,
             tiers=self.tiers,
         )
+
+    def _gaps(self) -> list[Missing]:
+        """Members with a vote that were asked and did not answer."""
+        return [gap for gap in self.missing if gap.member.votes]
 
     def _pool(self) -> None:
         # The pool takes all members again: it is normalised by the weight of those that answered.
@@ -200,4 +212,5 @@ class Request:
         seen = {a.member.name: a.reading.boxes for a in self.answers if a.reading.boxes is not None}
         size = (int(shared.canvas.shape[1]), int(shared.canvas.shape[2]))
         settings = self._policy.fusion
-        return fusion.fuse(seen, size, shared.geometry, self._taxonomy, iou=settings.iou, score=settings.score)
+        fused = fusion.fuse(seen, size, shared.geometry, self._taxonomy, iou=settings.iou, score=settings.score)
+        return [{**box, "nearness": box_nearness(box["box"], self._maps, size, shared.geometry)} for box in fused]

@@ -48,7 +48,7 @@ class Shared:
 
 @dataclass
 class StageResult:
-    """Answers and gaps of one stage, each member once."""
+    """Answers and gaps of one stage, each member once. What members without a vote do is no matter of its outcome."""
 
     answers: list[Answer] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
@@ -57,16 +57,16 @@ class StageResult:
     @property
     def outcome(self) -> Outcome:
         """`timed_out` only where nothing but time was in the way."""
-        if not self.missing:
+        if not any(gap.member.votes for gap in self.missing):
             return "answered"
-        if self.answers:
+        if any(answer.member.votes for answer in self.answers):
             return "partial"
         return "timed_out" if self.ran_out else "failed"
 
     @property
     def ran_out(self) -> bool:
-        """Whether some member did not answer in time."""
-        return any(gap.reason == "timed_out" for gap in self.missing)
+        """Whether some member with a vote did not answer in time."""
+        return any(gap.reason == "timed_out" and gap.member.votes for gap in self.missing)
 
 
 class StageRunner:
