@@ -14,6 +14,7 @@ COMMANDS = {
     "climb": "the cascade with its tiers, without them, and each tier alone, on recorded scores",
     "warmup": "the first request after a start against the tenth",
     "overhead": "a whole request against a bare loop of the same models",
+    "networks": "detectors and scene models through the server against their own sessions, called bare",
     "tier": "a vision-language tier through Triton against the same engine called directly",
 }
 

@@ -1,249 +1,36 @@
-"""`roadwork-export`: train the committed networks, turn weights into model folders, prove and describe them."""
+"""`roadwork-export`: models into folders of the model repository, proved; and the training of the project's own."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
-from pathlib import Path
-from typing import Any
 
-NETWORKS = ("scene", "yolox_nano", "centernet_nano")
+from .commands import catalogue, head, models, networks, tensorrt, tiers
+
+GROUPS = (catalogue, models, tensorrt, head, tiers, networks)
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="roadwork-export", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
-
-    train = commands.add_parser("train", help="train the three networks on one stream of samples")
-    train.add_argument("--data", type=Path, required=True, help="folder with images.csv, boxes.csv and the photographs")
-    train.add_argument("--coco", type=Path, required=True, help="the published yolox_nano COCO ONNX file to start from")
-    train.add_argument("--out", type=Path, required=True, help="folder for the weights and recipe.json")
-    train.add_argument("--fold", type=int, help="hold out the groups of this fold (default: none)")
-    train.add_argument("--folds", type=int, default=4)
-    train.add_argument("--steps", type=int, default=4000)
-    train.add_argument("--minutes", type=float, help="end after this many minutes at the latest")
-    train.add_argument("--batch", type=int, default=32)
-    train.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
-    train.add_argument("--start", type=Path, help="folder that `train` wrote, to continue from (default: COCO weights)")
-    train.add_argument("--workers", type=int, default=3)
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-
-    build = commands.add_parser("build", help="weights to ONNX in the model repository, with a parity check")
-    build.add_argument("name", choices=(*NETWORKS, "all"))
-    build.add_argument("--weights", type=Path, required=True, help="folder that `train` wrote")
-    build.add_argument("--repository", type=Path, default=Path("model_repository"))
-
-    folds = commands.add_parser("build-folds", help="the networks of every fold as ONNX, for cross-validated scores")
-    folds.add_argument("--weights", type=Path, required=True, help="folder with one folder 0, 1, ... a fold")
-    folds.add_argument("--out", type=Path, required=True, help="folder for <fold>/<network>/model.onnx and folds.json")
-
-    evaluate = commands.add_parser("evaluate", help="average precision by class on the groups that each fold held out")
-    evaluate.add_argument("--data", type=Path, required=True)
-    evaluate.add_argument("--folds", type=Path, required=True, help="folder that `build-folds` wrote")
-    evaluate.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
-
-    card = commands.add_parser("card", help="write MODEL_CARD.md beside a committed network")
-    card.add_argument("name", choices=(*NETWORKS, "all"))
-    card.add_argument("--weights", type=Path, required=True, help="folder that `train` wrote")
-    card.add_argument("--evaluation", type=Path, required=True, help="JSON file that `evaluate` wrote")
-    card.add_argument("--repository", type=Path, default=Path("model_repository"))
-    _tier_commands(commands)
+    for group in GROUPS:
+        group.add(commands)
     return top
-
-
-def _tier_commands(commands: Any) -> None:
-    pool = commands.add_parser("tier-pool", help="compose the pictures that all training runs of the tiers share")
-    pool.add_argument("--data", type=Path, required=True, help="folder with images.csv, boxes.csv and the photographs")
-    pool.add_argument("--out", type=Path, required=True, help="folder for the shards, some tens of GB at the defaults")
-    pool.add_argument("--workers", type=int, default=8)
-    pool.add_argument("--rendered", type=int, default=32768, help="scenes to draw")
-    pool.add_argument("--photographed", type=int, default=5120, help="pictures of each fold's photographs")
-    pool.add_argument("--folds", type=int, default=4)
-    pool.add_argument("--seed", type=int, default=0)
-
-    train = commands.add_parser("train-tier", help="train the small vision-language models")
-    train.add_argument("--data", type=Path, required=True, help="folder with images.csv, boxes.csv and the photographs")
-    train.add_argument(
-        "--pool", type=Path, required=True, help="folder that `tier-pool` writes; it may still be writing"
-    )
-    train.add_argument("--out", type=Path, required=True, help="folder for the models and recipe.json")
-    train.add_argument("--fold", default="none", help="hold out the groups of this fold, or none")
-    train.add_argument("--folds", type=int, default=4)
-    train.add_argument("--size", default="s,m", help="sizes to train on the same batches")
-    train.add_argument("--minutes", type=float, default=15.0)
-    train.add_argument("--steps", type=int, help="end after this many steps, where that comes before --minutes")
-    train.add_argument("--batch", type=int, default=256)
-    train.add_argument("--capacity", type=int, default=24576, help="pictures kept in the device's memory (0.5 MB each)")
-    train.add_argument("--rate", type=float, default=1.0, help="factor on the sizes' learning rates")
-    train.add_argument("--start", type=Path, help="folder that `train-tier` wrote, to continue from")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-
-    evaluate = commands.add_parser("evaluate-tier", help="figures of the tiers on held-out groups and rendered scenes")
-    evaluate.add_argument("--data", type=Path, required=True)
-    evaluate.add_argument("--weights", type=Path, required=True, help="folder with the runs 0, 1, ... and none")
-    evaluate.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
-    evaluate.add_argument("--scores", type=Path, help="folder for oof_<model>.csv, the answer to each photograph")
-    evaluate.add_argument("--findings", type=Path, help="JSON object: what perception found, as text, by file")
-    evaluate.add_argument("--folds", type=int, default=4)
-    evaluate.add_argument("--size", default="s,m")
-    evaluate.add_argument("--scenes", type=int, default=2000, help="rendered scenes to judge the runs none by")
-    evaluate.add_argument("--workers", type=int, default=2, help="processes that render")
-    evaluate.add_argument("--no-reasoner", action="store_true", help="leave the reasoner out, it is slow")
-
-    card = commands.add_parser("card-tier", help="write MODEL_CARD.md beside a committed tier")
-    card.add_argument("name", choices=("tiny_vlm_s", "tiny_vlm_m", "tiny_reasoner"))
-    card.add_argument("--weights", type=Path, required=True, help="folder that `train-tier` wrote")
-    card.add_argument("--evaluation", type=Path, required=True, help="JSON file that `evaluate-tier` wrote")
-    card.add_argument("--repository", type=Path, default=Path("model_repository"))
-
-    tier = commands.add_parser("tier", help="the folder of a vision-language tier, from any model with a chat template")
-    tier.add_argument("name", help="of the folder: tiny_vlm_s, tiny_vlm_m, tiny_reasoner or a new one")
-    tier.add_argument("--weights", help="a folder or a hub id (default for the project's own: their committed weights)")
-    tier.add_argument("--copy", action="store_true", help="copy the folder of weights into the repository")
-    tier.add_argument("--kind", choices=("scorer", "reasoner"))
-    tier.add_argument("--max-side", type=int, help="pixels of the longer side of the image that the model gets")
-    tier.add_argument("--question", help="what is asked (default: by kind)")
-    tier.add_argument("--repository", type=Path, default=Path("model_repository"))
-
-
-def chosen(name: str) -> tuple[str, ...]:
-    return NETWORKS if name == "all" else (name,)
-
-
-def fold_number(text: str) -> int | None:
-    """`none` or a fold's number. Raises ValueError for anything else."""
-    if text == "none":
-        return None
-    if not text.isdigit():
-        raise ValueError(f"--fold is {text!r}, must be a number or none")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    # Each command imports what it needs: training needs torch, evaluation does not.
-    if arguments.command == "train":
-        from .train.train import Recipe, train
-
-        recipe = Recipe(
-            data=str(arguments.data),
-            coco=str(arguments.coco),
-            fold=arguments.fold,
-            folds=arguments.folds,
-            steps=arguments.steps,
-            batch=arguments.batch,
-            rate=arguments.rate,
-            workers=arguments.workers,
-            seed=arguments.seed,
-            device=arguments.device,
-            minutes=arguments.minutes,
-            start=str(arguments.start) if arguments.start else None,
-        )
-        train(recipe, arguments.out)
-    elif arguments.command == "build":
-        from .build import build
-
-        for name in chosen(arguments.name):
-            print(build(name, arguments.weights, arguments.repository / name / "1" / "model.onnx"))
-    elif arguments.command == "build-folds":
-        from .build import build
-
-        held: dict[str, list[str]] = {}
-        for folder in sorted(p for p in arguments.weights.iterdir() if (p / "recipe.json").is_file()):
-            recipe = json.loads((folder / "recipe.json").read_text())
-            if recipe["fold"] is None:
-                continue
-            held[str(recipe["fold"])] = recipe["held_out"]
-            for name in NETWORKS:
-                print(build(name, folder, arguments.out / str(recipe["fold"]) / name / "model.onnx"))
-        if not held:
-            raise ValueError(f"{arguments.weights}: no folder of a fold in it; train with --fold first")
-        (arguments.out / "folds.json").write_text(json.dumps(held, indent=2) + "\n")
-    elif arguments.command == "evaluate":
-        from .evaluate import evaluate
-
-        figures = evaluate(arguments.data, arguments.folds)
-        figures["command"] = shlex.join(["roadwork-export", *sys.argv[1:]])
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
-        print(json.dumps({k: v["all"] for k, v in figures["detectors"].items()}, indent=2))
-    elif arguments.command == "card":
-        from .card import write_card
-
-        for name in chosen(arguments.name):
-            print(write_card(name, arguments.weights, arguments.evaluation, arguments.repository))
-    elif arguments.command == "tier-pool":
-        from .tiers.pool import compose
-
-        compose(
-            arguments.data, arguments.out, workers=arguments.workers, rendered=arguments.rendered,
-            photographed=arguments.photographed, folds=arguments.folds, seed=arguments.seed,
-        )  # fmt: skip
-    elif arguments.command == "train-tier":
-        from .tiers.train import TierRecipe
-        from .tiers.train import train as train_tier
-
-        tier_recipe = TierRecipe(
-            data=str(arguments.data),
-            pool=str(arguments.pool),
-            fold=fold_number(arguments.fold),
-            folds=arguments.folds,
-            sizes=tuple(arguments.size.split(",")),
-            minutes=arguments.minutes,
-            steps=arguments.steps,
-            batch=arguments.batch,
-            capacity=arguments.capacity,
-            rate=arguments.rate,
-            seed=arguments.seed,
-            device=arguments.device,
-            start=str(arguments.start) if arguments.start else None,
-        )
-        train_tier(tier_recipe, arguments.out)
-    elif arguments.command == "evaluate-tier":
-        from .tiers.evaluate import evaluate as evaluate_tiers
-
-        figures = evaluate_tiers(
-            arguments.data,
-            arguments.weights,
-            keys=arguments.size.split(","),
-            folds=arguments.folds,
-            scenes=arguments.scenes,
-            workers=arguments.workers,
-            findings=json.loads(arguments.findings.read_text()) if arguments.findings else None,
-            reasoning=not arguments.no_reasoner,
-            scores=arguments.scores,
-        )
-        figures["command"] = shlex.join(["roadwork-export", *sys.argv[1:]])
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
-        print(json.dumps(figures, indent=2))
-    elif arguments.command == "card-tier":
-        from .tiers.card import write_card as write_tier_card
-
-        print(write_tier_card(arguments.name, arguments.weights, arguments.evaluation, arguments.repository))
-    elif arguments.command == "tier":
-        from .tiers.folder import write_tier
-
-        print(
-            write_tier(
-                arguments.name, arguments.repository, weights=arguments.weights, kind=arguments.kind,
-                max_side=arguments.max_side, question=arguments.question, copy=arguments.copy,
-            )
-        )  # fmt: skip
-    return 0
 
 
 def main() -> None:
     arguments = parser().parse_args()
     try:
-        sys.exit(run(arguments))
+        sys.exit(arguments.run(arguments))
     except (FileNotFoundError, ValueError) as error:
         print(f"roadwork-export: {error}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         print(f"roadwork-export: {error}; install it with: pip install 'roadwork[export]'", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("roadwork-export: interrupted; nothing half made is left", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,49 +12,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ..graph.boxes import CANDIDATES, TOP, finish, suppress
 from .centernet import STRIDE, CenterNetNano
 from .scene import SceneNano
 from .yolox import YoloxNano
 
-TOP = 100
-CANDIDATES = 200
-IOU = 0.6
 OPSET = 17
 """ONNX Runtime in Triton's images since 23.04 reads it, and TensorRT 8.6 and later."""
-
-
-def suppress(boxes: Tensor, scores: Tensor, classes: Tensor, rounds: int = 4) -> Tensor:
-    """Scores with duplicates set to 0: cluster NMS (Zheng et al., 2020, arXiv:2005.03572).
-
-    boxes [B, K, 4] in descending order of scores [B, K]; classes [B, K]. After r rounds it equals greedy suppression
-    for chains of up to r boxes. Unlike ONNX's NonMaxSuppression it keeps the batch dimension and a fixed size.
-    """
-    area = (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
-    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    side = (high - low).clamp(min=0)
-    inter = side[..., 0] * side[..., 1]
-    iou = inter / (area[:, :, None] + area[:, None, :] - inter + 1e-6)
-    same = (classes[:, :, None] - classes[:, None, :]).abs() < 0.5
-    size = boxes.shape[1]
-    earlier = torch.ones(size, size, device=boxes.device).triu(1)  # [i, j]: i comes before j
-    beats = ((iou > IOU) & same).float() * earlier
-    keep = torch.ones_like(scores)
-    for _ in range(rounds):
-        keep = ((beats * keep[:, :, None]).amax(1) < 0.5).float()
-    return scores * keep
-
-
-def finish(boxes: Tensor, scores: Tensor, classes: Tensor, side: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The best 100 in descending order; below a score of 0.01 there is no box."""
-    scores, order = scores.topk(TOP, 1)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)).clamp(0.0, side)
-    classes = classes.gather(1, order)
-    there = scores >= 0.01
-    scores = torch.where(there, scores, torch.zeros_like(scores))
-    boxes = boxes * there[..., None].float()
-    classes = torch.where(there, classes, torch.full_like(classes, -1.0))
-    return boxes, scores, classes.to(torch.int32)
 
 
 def to_network(canvas: Tensor) -> Tensor:

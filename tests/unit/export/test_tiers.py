@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from roadwork_export.tiers.network import TinyVLM, block_order
 from roadwork_export.tiers.pixels import grid_for, patches, processed, served
 from roadwork_export.tiers.pool import SIDE, drawn, read_shard, record, shards, write_shard
 from roadwork_export.tiers.prompts import BEFORE, SCORER_QUESTION, answer, asked, noisy_findings
+from roadwork_export.tiers.ring import Ring
 from roadwork_export.tiers.sizes import SIZES, VIEWS, VOCABULARY, model_config
 from roadwork_export.tiers.train import TierRecipe, train
 from roadwork_export.tiers.training_text import IGNORED, questions
@@ -218,6 +220,15 @@ def write_data(folder: Path) -> Path:
     (folder / "images.csv").write_text("".join(lines))
     (folder / "boxes.csv").write_text("file,class,x1,y1,x2,y2\n")
     return folder
+
+
+def test_a_pool_that_cannot_be_read_ends_the_wait(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+    monkeypatch.setattr("roadwork_export.tiers.ring.SHARD", 2)
+    monkeypatch.setattr("roadwork_export.tiers.ring.READ_SECONDS", 0.05)
+    monkeypatch.setattr("roadwork_export.tiers.ring.read_shard", lambda path: never.wait(5) or read_shard(path))
+    with pytest.raises(ValueError, match=r"no shard could be read within 0\.05 s"):
+        Ring(pool, None, 8, 0.5, torch.device("cpu"), 0)
 
 
 def test_two_steps_of_training(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,311 @@
+"""`roadwork-bench networks`: detectors and scene models through the server against their own sessions, called bare.
+
+Canvases lie in shared memory, as perf_analyzer's `--shared-memory system` has them: what is compared is the server and
+its backend, not a network between client and server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import tritonclient.grpc as grpc
+import tritonclient.utils.shared_memory as shm
+from roadwork_deploy.profile import Profile, Share, load_profile
+from roadwork_deploy.repository import Model, read_models
+from roadwork_deploy.serve import prepare
+from roadwork_deploy.wire import wire
+from tritonclient.utils import InferenceServerException
+
+from roadwork_bench.about import CHECKOUT, about
+from roadwork_bench.errors import BenchError
+from roadwork_bench.load import REQUEST_SECONDS, Block
+from roadwork_bench.overhead import ratio
+from roadwork_bench.pairs import in_pairs
+from roadwork_bench.report import save_report, saying, shown
+
+CANVAS = (640, 640, 3)
+SLOTS = 2
+"""Different batches that requests take in turn."""
+WARM_SECONDS = 1.0
+MATRIX = 4096
+PERCEPTION = "perception"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", help="folders of the repository")
+    parser.add_argument("--batch", default="1,8,32", help="images a request")
+    parser.add_argument("--in-flight", type=int, default=4, help="requests on their way when saturated")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each block")
+    parser.add_argument("--pairs", type=int, default=4, help="blocks of each side, in turn")
+    parser.add_argument("--together", action="store_true", help="also all of them at once, as `perception`")
+    parser.add_argument("--profile", default="cpu")
+    parser.add_argument("--model-repository", type=Path, default=CHECKOUT / "model_repository")
+    parser.add_argument("--out", type=Path, help="write the figures to a file")
+
+
+def run(arguments: argparse.Namespace, command: str) -> int:
+    batches = [int(word) for word in arguments.batch.split(",")]
+    profile = load_profile(arguments.profile)
+    device = "GPU" if profile.device == "gpu" else "CPU"
+    report: dict[str, Any] = {"about": about(command), "profile": profile.name, "device": device}
+    report["matrix_product_tflops"] = round(matrix_rate(device) / 1e12, 2)
+    saying(f"{device}: matrix products at {report['matrix_product_tflops']} TFLOP/s")
+    canvases = some_canvases(max(batches) * SLOTS)
+    report["networks"] = {}
+    for name in arguments.names:
+        with only(arguments.model_repository, [name], profile) as (repository, alone):
+            report["networks"][name] = measure(repository, alone, name, batches, canvases, arguments, report)
+    if arguments.together:
+        with only(arguments.model_repository, arguments.names, profile) as (repository, all_of_them):
+            report["together"] = together(repository, all_of_them, batches, canvases, arguments, report)
+    print(summary(report))
+    if arguments.out:
+        save_report(report, arguments.out)
+    return 0
+
+
+@contextmanager
+def only(repository: Path, names: Sequence[str], profile: Profile) -> Iterator[tuple[Path, Profile]]:
+    """A repository with these folders alone, wired, and the profile without all else."""
+    with tempfile.TemporaryDirectory(prefix="roadwork-networks-") as folder:
+        copy = Path(folder) / "model_repository"
+        for name in names:
+            if not (repository / name / "config.pbtxt").is_file():
+                raise BenchError(f"{repository / name}: no such model; roadwork-export onnx {name} writes it")
+            shutil.copytree(repository / name, copy / name)
+        (copy / PERCEPTION / "1").mkdir(parents=True)
+        wire(copy)
+        models = read_models(copy)
+        strange = [name for name in names if models[name].kind is None]
+        if strange:
+            raise BenchError(f"{', '.join(strange)}: not a detector or scene model")
+        entries = tuple(names)
+        yield copy, _with(profile, entries, {name: profile.plan(models)[name] for name in names})
+
+
+def _with(profile: Profile, entries: tuple[str, ...], models: dict[str, Share]) -> Profile:
+    return dataclasses.replace(profile, entries=entries, models=models, tiers=())
+
+
+def measure(
+    repository: Path, profile: Profile, name: str, batches: list[int], canvases: np.ndarray,
+    arguments: argparse.Namespace, report: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One network at each batch: alone and saturated through the server, and bare."""
+    path = repository / name / "1" / "model.onnx"
+    session = bare_session(path, read_models(repository)[name], profile)
+    operations = operations_of(path)
+    found: dict[str, Any] = {"gigaflops": round(operations / 1e9, 2) if operations else None, "batches": {}}
+    with prepare(repository, profile).server as server:
+        for batch in batches:
+            with Requests(server.grpc_url, name, batch, canvases) as requests:
+                saying(f"{name}, batch {batch}")
+
+                def bare(seconds: float, batch: int = batch) -> Block:
+                    return bare_block(session, canvases, batch, seconds)
+
+                bare(WARM_SECONDS)
+                requests.block(WARM_SECONDS, arguments.in_flight)
+                one = in_pairs(
+                    lambda _: requests.block(arguments.seconds, 1), lambda _: bare(arguments.seconds), arguments.pairs
+                )
+                many = in_pairs(
+                    lambda _: requests.block(arguments.seconds, arguments.in_flight),
+                    lambda _: bare(arguments.seconds),
+                    arguments.pairs,
+                )
+                found["batches"][str(batch)] = compared(one, many, batch, arguments.in_flight)
+    if operations:
+        found["limit_images_per_second"] = round(report["matrix_product_tflops"] * 1e12 / operations, 1)
+    return found
+
+
+def together(
+    repository: Path, profile: Profile, batches: list[int], canvases: np.ndarray, arguments: argparse.Namespace,
+    report: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """All at once as `perception`, against what the bare sessions would reach one after the other on one device."""
+    found = {}
+    every = dataclasses.replace(profile, entries=(PERCEPTION,), models={**profile.models, PERCEPTION: Share()})
+    with prepare(repository, every).server as server:
+        for batch in batches:
+            with Requests(server.grpc_url, PERCEPTION, batch, canvases) as requests:
+                saying(f"all of them, batch {batch}")
+                requests.block(WARM_SECONDS, arguments.in_flight)
+                blocks = [requests.block(arguments.seconds, arguments.in_flight) for _ in range(arguments.pairs)]
+            rates = [n["batches"][str(batch)]["bare_images_per_second"] for n in report["networks"].values()]
+            combined = 1 / sum(1 / rate for rate in rates)
+            reached = float(np.median([block.throughput * batch for block in blocks]))
+            found[str(batch)] = {
+                "images_per_second": round(reached, 2),
+                "bare_combined": round(combined, 2),
+                "share": round(reached / combined, 3),
+            }
+    return found
+
+
+class Requests:
+    """Requests of `batch` canvases to one model, from shared memory."""
+
+    def __init__(self, url: str, model: str, batch: int, canvases: np.ndarray) -> None:
+        self.model = model
+        self.client = grpc.InferenceServerClient(url)
+        size = batch * int(np.prod(CANVAS))
+        self.name = f"roadwork_bench_{time.monotonic_ns()}"
+        self.region = shm.create_shared_memory_region(self.name, f"/{self.name}", size * SLOTS)
+        self.inputs = []
+        for slot in range(SLOTS):
+            shm.set_shared_memory_region(self.region, [canvases[slot * batch : (slot + 1) * batch]], slot * size)
+            tensor = grpc.InferInput("canvas", [batch, *CANVAS], "UINT8")
+            tensor.set_shared_memory(self.name, size, slot * size)
+            self.inputs.append([tensor])
+        self.client.register_system_shared_memory(self.name, f"/{self.name}", size * SLOTS)
+
+    def __enter__(self) -> Requests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The server lets go of an answered request's inputs a moment later.
+        for _ in range(50):
+            try:
+                self.client.unregister_system_shared_memory(self.name)
+                break
+            except InferenceServerException:
+                time.sleep(0.1)
+        self.client.close()
+        shm.destroy_shared_memory_region(self.region)
+
+    def block(self, seconds: float, in_flight: int) -> Block:
+        """Latency of each request; all of them are waited for."""
+        latencies: list[float] = []
+        errors: list[Exception] = []
+        start = time.perf_counter()
+
+        def loop(number: int) -> None:
+            index = number
+            try:
+                while (before := time.perf_counter()) - start < seconds and not errors:
+                    self.client.infer(self.model, self.inputs[index % SLOTS], client_timeout=REQUEST_SECONDS)
+                    latencies.append(time.perf_counter() - before)
+                    index += 1
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=loop, args=(number,)) for number in range(in_flight)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise BenchError(f"the server failed a request: {errors[0]}")
+        return Block(latencies, time.perf_counter() - start)
+
+
+def bare_block(session: ort.InferenceSession, canvases: np.ndarray, batch: int, seconds: float) -> Block:
+    latencies, index, start = [], 0, time.perf_counter()
+    while (before := time.perf_counter()) - start < seconds:
+        slot = index % SLOTS
+        session.run(None, {"canvas": canvases[slot * batch : (slot + 1) * batch]})
+        latencies.append(time.perf_counter() - before)
+        index += 1
+    return Block(latencies, time.perf_counter() - start)
+
+
+def bare_session(path: Path, model: Model, profile: Profile) -> ort.InferenceSession:
+    """A session as the server's backend opens it with this profile."""
+    if profile.device == "gpu":
+        ort.preload_dlls()
+        session = ort.InferenceSession(str(path), providers=["CUDAExecutionProvider"])
+        if "CUDAExecutionProvider" not in session.get_providers():
+            raise BenchError("ONNX Runtime could not start CUDA; install onnxruntime-gpu and the libraries it names")
+        return session
+    from roadwork_bench.inprocess import onnx_session
+
+    share = profile.plan({model.name: model})[model.name]
+    return onnx_session(path, share.threads or 0)
+
+
+def compared(
+    one: list[tuple[Block, Block]], many: list[tuple[Block, Block]], batch: int, in_flight: int
+) -> dict[str, Any]:
+    """Figures of a batch. Latencies of one request, in milliseconds; rates in images a second."""
+    served = np.concatenate([block.latencies for block, _ in one]) * 1000
+    bare = np.concatenate([block.latencies for _, block in one]) * 1000
+    return {
+        "served_ms_p50": round(float(np.quantile(served, 0.5)), 2),
+        "served_ms_p95": round(float(np.quantile(served, 0.95)), 2),
+        "bare_ms_p50": round(float(np.quantile(bare, 0.5)), 2),
+        "bare_ms_p95": round(float(np.quantile(bare, 0.95)), 2),
+        "latency_ratio": ratio([a.median / b.median for a, b in one]),
+        "in_flight": in_flight,
+        "served_images_per_second": round(float(np.median([a.throughput * batch for a, _ in many])), 2),
+        "bare_images_per_second": round(float(np.median([b.throughput * batch for _, b in many])), 2),
+        "throughput_ratio": ratio([a.throughput / b.throughput for a, b in many]),
+    }
+
+
+def some_canvases(count: int) -> np.ndarray:
+    """uint8 [count, 640, 640, 3]: rendered scenes, mirrored and shifted so that no two are the same."""
+    from roadwork_export.canvas import rendered
+
+    scenes = rendered(8, 9_200_000)
+    return np.stack([np.roll(scenes[i % 8], 7 * (i // 8), axis=1) for i in range(count)])
+
+
+def operations_of(path: Path) -> float | None:
+    """Floating point operations an image, as the export counted them; None where the file does not say."""
+    metadata = {p.key: p.value for p in onnx.load(str(path), load_external_data=False).metadata_props}
+    return float(metadata["gigaflops"]) * 1e9 if "gigaflops" in metadata else None
+
+
+def matrix_rate(device: str) -> float:
+    """Floating point operations a second of a large matrix product: float32 on a CPU, bfloat16 on a GPU by torch."""
+    import torch
+
+    on_gpu = device == "GPU"
+    side = 2 * MATRIX if on_gpu else MATRIX // 4
+    kind = {"device": "cuda", "dtype": torch.bfloat16} if on_gpu else {"dtype": torch.float32}
+    a, b = torch.randn(side, side, **kind), torch.randn(side, side, **kind)  # type: ignore[arg-type]
+
+    def product(times: int) -> float:
+        before = time.perf_counter()
+        for _ in range(times):
+            a @ b
+        if on_gpu:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - before) / times
+
+    product(5)
+    return 2.0 * side**3 / min(product(10) for _ in range(3))
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report for people."""
+    lines = []
+    for name, found in report["networks"].items():
+        limit = found.get("limit_images_per_second")
+        lines.append(f"{name}: arithmetic limit {limit} images/s" if limit else name)
+        for batch, figures in found["batches"].items():
+            lines += [
+                f"  batch {batch}: {figures['served_ms_p50']} ms (p95 {figures['served_ms_p95']}), bare "
+                f"{figures['bare_ms_p50']} (p95 {figures['bare_ms_p95']}); {figures['served_images_per_second']} "
+                f"images/s, bare {figures['bare_images_per_second']}: {shown(figures['throughput_ratio'])}",
+            ]
+    for batch, figures in report.get("together", {}).items():
+        lines.append(
+            f"all at once, batch {batch}: {figures['images_per_second']} images/s, {figures['share']:.0%} of the bare "
+            f"sessions' combined {figures['bare_combined']}"
+        )
+    return "\n".join(lines)

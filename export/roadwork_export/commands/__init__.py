@@ -1,0 +1,1 @@
+"""The subcommands of roadwork-export, a file a group."""

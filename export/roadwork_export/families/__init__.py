@@ -1,0 +1,1 @@
+"""One file a family of models; see ../family.py for what it has to offer."""

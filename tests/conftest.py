@@ -1,0 +1,29 @@
+"""What tests of several kinds share: models that take long to export are exported once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Any]]:
+    """exported(name): the folder of a model of the catalogue with random weights, and what its check said."""
+    from roadwork_export.catalogue import load_catalogue
+    from roadwork_export.family import Weights
+    from roadwork_export.making import Order, make
+
+    repository = tmp_path_factory.mktemp("exported")
+    done: dict[str, tuple[Path, Any]] = {}
+
+    def folder(name: str) -> tuple[Path, Any]:
+        if name not in done:
+            licence = load_catalogue().get(name).licence
+            agreement = make(Order(name, repository, Weights(), accept=licence), lambda line: None)
+            done[name] = (repository / name, agreement)
+        return done[name]
+
+    return folder
