@@ -176,7 +176,7 @@ class Requests:
     def __enter__(self) -> Requests:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         # The server lets go of an answered request's inputs a moment later.
         for _ in range(50):
             try:

@@ -2,8 +2,7 @@
 
 A family is one file in `families/` with one class. It opens a model in its own library and hands over three pieces,
 which become one graph: `pre` (canvas to the network's input), `core` (the network) and `decode` (its answers to the
-contract's tensors). Kept apart they can be exported by whatever exporter takes the network, and only `core` is ever
-converted to a lower precision.
+contract's tensors). Their nodes keep their piece's name, so that only `core` is ever converted to a lower precision.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from .classes import ClassMap
 
 Kind = Literal["boxes", "scene", "distance"]
-Exporter = Literal["torchscript", "transformers"]
 SIDE = 640
 """Pixels of a canvas's side."""
 
@@ -59,7 +57,6 @@ class Source(ABC):
         table: label -> class of the taxonomy, where the labels were made from such a table (prompts).
         pre: module, canvas uint8 [B, 640, 640, 3] RGB -> the inputs of `core`, a tensor or a tuple.
         core: module, those inputs -> a tensor or a tuple of tensors.
-        exporter: what turns `core` into ONNX: torch's TorchScript exporter or the one of transformers.
         opset: lowest ONNX opset that `core` can be written in.
     """
 
@@ -67,7 +64,6 @@ class Source(ABC):
     table: dict[str, str] | None = None
     pre: nn.Module
     core: nn.Module
-    exporter: Exporter = "torchscript"
     opset: int = 17
 
     @abstractmethod

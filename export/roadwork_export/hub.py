@@ -27,9 +27,10 @@ def open_pretrained(model_class: Any, config: Any, weights: Weights, name: str) 
         with seeded(weights.seed):
             return model_class(config).float().eval()
     with fetching(weights.source):
+        own = config_of(weights.source, config, name)
         found, report = model_class.from_pretrained(
-            weights.source, config=config_of(weights.source, config, name), output_loading_info=True, dtype=torch.float32
-        )  # fmt: skip
+            weights.source, config=own, output_loading_info=True, dtype=torch.float32
+        )
     missing = sorted(report["missing_keys"]) + sorted(str(k) for k in report.get("mismatched_keys", ()))
     if missing:
         raise WeightsError(

@@ -117,7 +117,7 @@ def make(order: Order, tell: Callable[[str], None] = print) -> Agreement:
             tell(f"{entry.name}: writing opset {opset}")
             whole = Path(scratch) / "whole.onnx" if order.precision != "fp32" else model
             pieces = source.pre, source.core, source.decode(classes)
-            write_graph(pieces, source.exporter, output_names(family.kind), whole, opset, facts, Path(scratch))
+            write_graph(pieces, output_names(family.kind), whole, opset, facts, Path(scratch))
             if order.precision != "fp32":
                 before = compare(Session(whole, family.kind), source, family.kind, classes, canvases)
                 tell(f"{entry.name} fp32 against its source: {before.judge(entry.limits_at('fp32'))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,15 @@ from typing import Any
 
 import pytest
 
-for package in ("torch", "transformers", "ultralytics", "rfdetr"):
-    pytest.importorskip(package, reason="the extra detectors is not installed")
+if any(importlib.util.find_spec(package) is None for package in ("torch", "transformers", "ultralytics", "rfdetr")):
+    pytest.skip("the extra detectors is not installed", allow_module_level=True)
 
-from roadwork_cascade.policy import load_policy, write_policy  # noqa: E402
-from roadwork_client import RoadworkClient  # noqa: E402
-from roadwork_deploy.repository import default_repository  # noqa: E402
-from roadwork_deploy.serve import prepare  # noqa: E402
-from roadwork_deploy.server import EmbeddedServer  # noqa: E402
-from roadwork_export.scenes import render_scene  # noqa: E402
+from roadwork_cascade.policy import load_policy, parse_policy, write_policy
+from roadwork_client import RoadworkClient
+from roadwork_deploy.repository import default_repository
+from roadwork_deploy.serve import prepare
+from roadwork_deploy.server import EmbeddedServer
+from roadwork_export.scenes import render_scene
 
 pytestmark = pytest.mark.timeout(900)
 OWN = ("yolox_nano", "centernet_nano")
@@ -47,8 +48,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, exported: Callable[[str
     data["deadline_ms"] = SECONDS * 1000
     for stage in data["stages"]:
         stage["deadline_ms"] = SECONDS * 1000
-    from roadwork_cascade.policy import parse_policy
-
     write_policy(parse_policy(data), path)
     return target
 

@@ -44,8 +44,9 @@ class RTDetrV2(Family):
         from transformers import RTDetrImageProcessor, RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
 
         backbone, rest = SIZES[entry.arguments["size"]]
+        stages: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"]}
         config = RTDetrV2Config(
-            backbone_config=RTDetrResNetConfig(**backbone, out_features=["stage2", "stage3", "stage4"]),
+            backbone_config=RTDetrResNetConfig(**backbone, **stages),
             id2label=dict(enumerate(taxonomy_labels())), **rest,
         )  # fmt: skip
         model = open_pretrained(RTDetrV2ForObjectDetection, config, weights, entry.name)

@@ -178,7 +178,7 @@ def fresh(config: str, seed: int) -> Any:
     boxes, scores = (head.one2one_cv2, head.one2one_cv3) if pairs else (head.cv2, head.cv3)
     spread(*(level[-1] for level in scores), seed=seed, gain=0.6, bias=-3.0)
     # Bins are voted on by softmax, where a common bias does nothing; plain distances must be over 0.
-    spread(*(level[-1] for level in boxes), seed=seed, gain=0.5 if head.reg_max == 1 else 2.0, bias=4.0)
+    spread(*(level[-1] for level in boxes), seed=seed, gain=0.5 if head.reg_max == 1 else 1.0, bias=4.0)
     return yolo
 
 

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ExportError
-from ..family import SIDE, Exporter
+from ..family import SIDE
 
 IR_VERSION = 10
 """Of the file; ONNX Runtime reads it from 1.18 on (Triton's images since 24.07)."""
@@ -32,59 +31,24 @@ def tensors(value: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def write_piece(
-    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, opset: int, names: tuple[list[str], list[str]],
-    exporter: Exporter = "torchscript",
-) -> None:  # fmt: skip
+    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, opset: int, names: tuple[list[str], list[str]]
+) -> None:
     """`module` as ONNX with a dynamic batch; `names` are those of its inputs and outputs.
+
+    torch's newer exporter, by torch.export, fails on most detectors here; this one takes them all.
 
     Raises:
         ExportError: it cannot be expressed in this opset; the message has the exporter's reason.
     """
     try:
         with quiet():
-            if exporter == "torchscript":
-                _torchscript(module, inputs, path, opset, names)
-            else:
-                _transformers(module, inputs, path, opset, names)
+            torch.onnx.export(
+                module, inputs, str(path), input_names=names[0], output_names=names[1], opset_version=opset,
+                dynamic_axes={name: {0: "batch"} for name in (*names[0], *names[1])}, dynamo=False,
+            )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(f"{type(module).__name__} cannot be written in opset {opset}: {reason}") from error
-
-
-def _torchscript(
-    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, opset: int, names: tuple[list[str], list[str]]
-) -> None:
-    torch.onnx.export(
-        module, inputs, str(path), input_names=names[0], output_names=names[1], opset_version=opset,
-        dynamic_axes={name: {0: "batch"} for name in (*names[0], *names[1])}, dynamo=False,
-    )  # fmt: skip
-
-
-def _transformers(
-    module: nn.Module, inputs: tuple[Tensor, ...], path: Path, opset: int, names: tuple[list[str], list[str]]
-) -> None:
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
-
-    batch = torch.export.Dim("batch", min=1, max=256)
-    config = OnnxConfig(
-        output_path=str(path), opset_version=opset, external_data=True,
-        dynamic_shapes={name: {0: batch} for name in names[0]},
-    )  # fmt: skip
-    named: Any = Named(module, names)
-    OnnxExporter().export(named, dict(zip(names[0], inputs, strict=True)), config=config)
-
-
-class Named(nn.Module):
-    """`module` with named inputs and outputs, which is what the exporter of transformers takes its names from."""
-
-    def __init__(self, module: nn.Module, names: tuple[list[str], list[str]]) -> None:
-        super().__init__()
-        self.module = module
-        self.names = names
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        outputs = tensors(self.module(*(inputs[name] for name in self.names[0])))
-        return dict(zip(self.names[1], outputs, strict=True))
 
 
 def join(paths: Sequence[Path], target: Path, opset: int, metadata: Mapping[str, str]) -> None:
@@ -159,15 +123,15 @@ def quiet() -> Iterator[None]:
 
 
 def write_graph(
-    pieces: tuple[nn.Module, nn.Module, nn.Module], exporter: Exporter, outputs: tuple[str, ...], target: Path,
-    opset: int, metadata: Mapping[str, str], scratch: Path,
+    pieces: tuple[nn.Module, nn.Module, nn.Module], outputs: tuple[str, ...], target: Path, opset: int,
+    metadata: Mapping[str, str], scratch: Path,
 ) -> None:  # fmt: skip
     """`pre`, `core` and `decode` as one file with input `canvas` and these outputs.
 
     `gigaflops` joins the metadata: floating point operations of `core` for an image, products and sums, as torch counts
     them.
     """
-    pre, core, decode = (piece.eval() for piece in pieces)
+    pre, core, decode = (piece.eval().requires_grad_(False) for piece in pieces)  # torch's counter fails on gradients
     canvas = torch.randint(0, 256, (2, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen = tensors(pre(canvas))
@@ -176,6 +140,6 @@ def write_graph(
         metadata = {**metadata, "gigaflops": f"{counter.get_total_flops() / len(canvas) / 1e9:.3f}"}
         x, y = [f"x{i}" for i in range(len(seen))], [f"y{i}" for i in range(len(said))]
         write_piece(pre, (canvas,), scratch / "pre.onnx", opset, (["canvas"], x))
-        write_piece(core, seen, scratch / "core.onnx", opset, (x, y), exporter)
+        write_piece(core, seen, scratch / "core.onnx", opset, (x, y))
         write_piece(decode, said, scratch / "decode.onnx", opset, (y, list(outputs)))
     join([scratch / f"{name}.onnx" for name in ("pre", "core", "decode")], target, opset, metadata)

@@ -61,4 +61,5 @@ class Normalise(nn.Module):
         return (image - self.mean) * self.scale
 
     def whole(self, image: Tensor) -> Tensor:
-        return image.round().clamp(0, 255) if self.rounded else image
+        # A half goes up, as in the pipelines, and not to the even level: simple ratios give many halves.
+        return (image + 0.5001).floor().clamp(0, 255) if self.rounded else image

@@ -58,12 +58,12 @@ def test_a_table_that_does_not_fit_is_refused_with_what_would(text: str, message
 
 
 def test_unknown_labels_without_a_table_are_refused() -> None:
-    with pytest.raises(ExportError, match="none of the network's labels .* give it with --classes"):
+    with pytest.raises(ExportError, match=r"none of the network's labels .* give it with --classes"):
         class_map(("cat", "dog"))
 
 
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="nowhere.yaml: no such class table"):
+    with pytest.raises(ExportError, match=r"nowhere\.yaml: no such class table"):
         class_map(COCO, tmp_path / "nowhere.yaml")
 
 

@@ -36,9 +36,14 @@ def test_it_takes_its_place_when_all_is_written(tmp_path: Path) -> None:
 def test_what_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "old").write_text("old")
-    with pytest.raises(error), draft(tmp_path / "one") as new:
-        (new / "half").write_text("half")
-        raise error
+
+    def interrupted() -> None:
+        with draft(tmp_path / "one") as new:
+            (new / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert left(tmp_path) == ["one"]
     assert left(tmp_path / "one") == ["old"]
 
@@ -54,7 +59,8 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path: Path, number: signal.Si
             print("begun", flush=True)
             time.sleep(60)
     """)
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         assert left(tmp_path)
@@ -91,5 +97,3 @@ def test_the_repository_knows_it_by_its_signature(tmp_path: Path, kind: folder.K
     models = read_models(tmp_path)
     assert members(models) == ({"one": member} if member else {})
     assert models["one"].config.parameters["licence"].string_value == 'so "called" \\ free'
-
-

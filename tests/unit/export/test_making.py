@@ -14,16 +14,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from roadwork_deploy.repository import read_config  # noqa: E402
-from roadwork_export import cli, making  # noqa: E402
-from roadwork_export.catalogue import load_catalogue  # noqa: E402
-from roadwork_export.check import Session  # noqa: E402
-from roadwork_export.errors import CheckError, ExportError, LicenceError, WeightsError  # noqa: E402
-from roadwork_export.family import Weights  # noqa: E402
-from roadwork_export.making import Order, make  # noqa: E402
+from roadwork_deploy.repository import read_config
+from roadwork_export import cli, making
+from roadwork_export.catalogue import load_catalogue
+from roadwork_export.check import Session
+from roadwork_export.errors import CheckError, ExportError, LicenceError, WeightsError
+from roadwork_export.family import Weights
+from roadwork_export.making import Order, make
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small_family import Small  # noqa: E402
+from small_family import Small
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_int8_is_calibrated_on_given_images_only(entry: dict[str, Any], tmp_path
 def test_an_image_that_cannot_be_read_is_named(entry: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken.jpg").write_bytes(b"no image")
-    with pytest.raises(CheckError, match="broken.jpg: not an image"):
+    with pytest.raises(CheckError, match=r"broken\.jpg: not an image"):
         make(ordered(tmp_path, images=tmp_path / "images"), lambda line: None)
     assert not (tmp_path / "small").exists()
 
@@ -115,7 +115,7 @@ def test_an_image_that_cannot_be_read_is_named(entry: dict[str, Any], tmp_path: 
 def test_a_licence_that_restricts_use_is_accepted_by_name(entry: dict[str, Any], tmp_path: Path) -> None:
     entry |= {"licence": "AGPL-3.0", "commercial": "agpl"}
     for accept in (None, "MIT"):
-        with pytest.raises(LicenceError, match="--accept-licence AGPL-3.0"):
+        with pytest.raises(LicenceError, match=r"--accept-licence AGPL-3\.0"):
             make(ordered(tmp_path, accept=accept))
     assert make(ordered(tmp_path, accept="AGPL-3.0"), lambda line: None).passed
     assert read_config(tmp_path / "small" / "config.pbtxt").parameters["licence"].string_value == "AGPL-3.0"
@@ -136,7 +136,7 @@ def test_a_higher_opset_is_written_where_it_is_asked_for(entry: dict[str, Any], 
 def test_weights_that_do_not_fit_leave_what_was_there(entry: dict[str, Any], tmp_path: Path) -> None:
     make(ordered(tmp_path), lambda line: None)
     before = (tmp_path / "small" / "1" / "model.onnx").read_bytes()
-    with pytest.raises(WeightsError, match="elsewhere.pt: not weights of small"):
+    with pytest.raises(WeightsError, match=r"elsewhere\.pt: not weights of small"):
         make(ordered(tmp_path, weights=Weights("elsewhere.pt")), lambda line: None)
     assert (tmp_path / "small" / "1" / "model.onnx").read_bytes() == before
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from roadwork_cascade.prompts import load_prompt
-from roadwork_export.cli import parser, run
+from roadwork_export.cli import parser
 from roadwork_export.tiers import tokenizer as tokens
 from roadwork_export.tiers.folder import KNOWN, write_tier
 from roadwork_export.tiers.prompting import TierError
@@ -37,7 +37,8 @@ def copy(model: Path, tmp_path: Path) -> Path:
 
 def tier(tmp_path: Path, weights: Path | str, *more: str) -> Path:
     arguments = ["tier", "mine", "--weights", str(weights), "--repository", str(tmp_path / "repository"), *more]
-    assert run(parser().parse_args(arguments)) == 0
+    parsed = parser().parse_args(arguments)
+    assert parsed.run(parsed) == 0
     return tmp_path / "repository" / "mine"
 
 

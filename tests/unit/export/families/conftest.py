@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from roadwork_export import making  # noqa: E402
-from roadwork_export.catalogue import load_catalogue  # noqa: E402
-from roadwork_export.check import Agreement  # noqa: E402
-from roadwork_export.family import Weights  # noqa: E402
+from roadwork_export import making
+from roadwork_export.catalogue import load_catalogue
+from roadwork_export.check import Agreement
+from roadwork_export.family import Weights
 
 pytestmark = pytest.mark.timeout(600)
 Export = Callable[..., Agreement]
@@ -30,7 +30,9 @@ def export(
     `arguments` replace some of the catalogue's, for an architecture with less depth than any published one.
     """
 
-    def run(name: str, weights: Weights | None = None, arguments: dict[str, Any] | None = None, **order: Any) -> Agreement:
+    def run(
+        name: str, weights: Weights | None = None, arguments: dict[str, Any] | None = None, **order: Any
+    ) -> Agreement:
         if weights is None and not arguments and not order:
             folder, agreement = exported(name)
             shutil.copytree(folder, tmp_path / name)

@@ -6,12 +6,12 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from roadwork_export import making  # noqa: E402
-from roadwork_export.catalogue import load_catalogue  # noqa: E402
-from roadwork_export.check import Session  # noqa: E402
-from roadwork_export.errors import WeightsError  # noqa: E402
-from roadwork_export.family import Weights  # noqa: E402
-from roadwork_export.registry import get_family  # noqa: E402
+from roadwork_export import making
+from roadwork_export.catalogue import load_catalogue
+from roadwork_export.check import Session
+from roadwork_export.errors import WeightsError
+from roadwork_export.family import Weights
+from roadwork_export.registry import get_family
 
 from .conftest import Export
 
