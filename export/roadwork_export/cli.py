@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from .commands import catalogue, head, models, networks, tensorrt, tiers
@@ -22,6 +23,9 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         sys.exit(arguments.run(arguments))
+    except BrokenPipeError:  # `list | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (FileNotFoundError, ValueError) as error:
         print(f"roadwork-export: {error}", file=sys.stderr)
         sys.exit(2)

@@ -154,10 +154,11 @@ def build_by_program(program: str, onnx: Path, settings: Settings, tell: Tell = 
         plan = Path(scratch) / "model.plan"
         if settings.timing_cache is not None:
             settings.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        ran = subprocess.run(
-            [program, *program_arguments(onnx.absolute(), plan, settings)], capture_output=True, text=True, check=False,
-            timeout=BUILD_SECONDS,
-        )  # fmt: skip
+        command = [program, *program_arguments(onnx.absolute(), plan, settings)]
+        try:
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ExportError(f"{onnx}: trtexec has not built it in {BUILD_SECONDS / 3600:g} hours") from None
         said = ran.stdout + ran.stderr
         if ran.returncode != 0 or not plan.is_file():
             wrong = [line for line in said.splitlines() if "[E]" in line][:12] or said.splitlines()[-12:]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..canvas import some_canvases
+from ..canvas import LOOK_SEED, rendered
 from ..classes import ClassMap, taxonomy_labels
 from ..errors import WeightsError
 from ..family import SIDE, Family, Found, Kind, Source, Weights
@@ -171,12 +171,12 @@ def fresh(config: str, seed: int) -> Any:
         if hasattr(layer, "qkv"):
             # Random attention is otherwise so sharp that the last digit of a pixel moves boxes by pixels.
             nn.init.constant_(layer.qkv.bn.weight, 0.3)
-    pixels = Normalise(SIDE, *RGB_ONE)(varied(some_canvases()))
+    pixels = Normalise(SIDE, *RGB_ONE)(varied(torch.from_numpy(np.stack(rendered(8, LOOK_SEED)))))
     liven(network, lambda: network(pixels), seed)
     head.dfl.load_state_dict(bins)  # its convolution is the mean over the bins, not learnt
     pairs = getattr(head, "one2one_cv2", None) is not None
     boxes, scores = (head.one2one_cv2, head.one2one_cv3) if pairs else (head.cv2, head.cv3)
-    spread(*(level[-1] for level in scores), seed=seed, gain=0.6, bias=-3.0)
+    spread(*(level[-1] for level in scores), seed=seed, gain=0.6, bias=-4.5)
     # Bins are voted on by softmax, where a common bias does nothing; plain distances must be over 0.
     spread(*(level[-1] for level in boxes), seed=seed, gain=0.5 if head.reg_max == 1 else 1.0, bias=4.0)
     return yolo

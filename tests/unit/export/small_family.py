@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from roadwork_export.classes import ClassMap
+from roadwork_export.detr import Decode
 from roadwork_export.errors import WeightsError
 from roadwork_export.family import SIDE, Family, Found, Kind, Source, Weights
-from roadwork_export.graph.boxes import FLOOR, BestPairs, corners
+from roadwork_export.graph.boxes import FLOOR, corners
 from roadwork_export.graph.resize import RGB_ONE, Normalise
 from roadwork_export.random_weights import liven, spread
 from torch import Tensor, nn
@@ -29,15 +30,6 @@ class Network(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         seen = self.body(pixels)
         return self.classes(seen).view(-1, QUERIES, 2), self.boxes(seen).view(-1, QUERIES, 4).sigmoid()
-
-
-class Decode(nn.Module):
-    def __init__(self, classes: ClassMap) -> None:
-        super().__init__()
-        self.best = BestPairs(classes)
-
-    def forward(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.best(corners(boxes) * SIDE, logits.sigmoid())
 
 
 class SmallSource(Source):

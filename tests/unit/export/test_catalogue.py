@@ -40,7 +40,7 @@ yolo11n yolo11s yolo11m yolo11l yolo11x yolo12n yolo12s yolo12m yolo12l yolo12x 
 rfdetr_nano rfdetr_small rfdetr_medium rfdetr_base rfdetr_large dfine_n dfine_s dfine_m dfine_l dfine_x rtdetr_v2_r18
 rtdetr_v2_r34 rtdetr_v2_r50 rtdetr_v2_r101 grounding_dino_tiny grounding_dino_base owlv2_base owlv2_large sam3
 dinov2_small dinov2_base dinov2_large dinov3_vits16 dinov3_vitb16 dinov3_vitl16 dinov3_convnext_tiny vit_base
-clip_vit_b32 clip_vit_b16 clip_vit_l14 florence2_base florence2_large depth_anything_v2_small depth_anything_v2_base
+clip_vit_b32 clip_vit_b16 clip_vit_l14 depth_anything_v2_small depth_anything_v2_base
 depth_anything_v2_large
 """
 
@@ -116,8 +116,8 @@ class TestShippedCatalogue:
 
     def test_every_family_runs_here_at_one_size_at_least(self) -> None:
         running = {entry.family for entry in load_catalogue().select(status="runs here")}
-        # Its only size takes tens of minutes to export on two cores.
-        assert set(family_names()) - running <= {"sam3"}
+        # Their smallest takes minutes to export on two cores; tests do it with less depth.
+        assert set(family_names()) - running == {"grounding_dino", "owlv2", "sam3"}
 
     def test_what_is_rejected_has_no_vote_and_no_command(self) -> None:
         for entry in load_catalogue().select(status="rejected"):

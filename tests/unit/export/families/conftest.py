@@ -46,6 +46,7 @@ def export(
                 return dataclasses.replace(found, arguments={**found.arguments, **arguments}), family
 
             monkeypatch.setattr(making, "find", reduced)
+        monkeypatch.setattr(making, "CHECKED_ON", 3)
         return making.make(
             making.Order(name, tmp_path, weights or Weights(), accept=entry.licence, **order), lambda line: None
         )

@@ -14,11 +14,13 @@ from .rtx import assert_tensorrt_takes
 
 pytestmark = pytest.mark.timeout(900)
 SMALLEST = [e.name for e in load_catalogue().select(status="runs here") if e.family not in (None, OWN)]
+HEAVY = {"grounding_dino", "owlv2", "sam3"}
+"""Minutes to export at full size on two cores: their own tests do it with less depth."""
 
 
 def test_every_family_is_among_them() -> None:
     among = {load_catalogue().get(name).family for name in SMALLEST}
-    assert among == set(known_families()) - {"sam3"}  # 848 million parameters: see its own test
+    assert among == set(known_families()) - HEAVY
 
 
 @pytest.mark.parametrize("name", SMALLEST)
