@@ -35,6 +35,8 @@ IOU = 0.7
 """Overlap over which ultralytics' predictor drops the weaker box of a class: its default `iou`."""
 MOST = 300
 """Boxes of an image that its predictor keeps: its default `max_det`."""
+PATCHED = {"PIL.Image": ("open",), "cv2": ("imread", "imwrite", "imshow"), "torch": ("save",)}
+"""What importing ultralytics replaces for the whole process."""
 CANDIDATES = 600
 """Boxes that enter the suppression here; the predictor takes all over the score. 600 leave 100 unless each object is
 seen by more than six of the network's cells, and cost a 600 x 600 table an image."""
@@ -260,9 +262,15 @@ def first_line(error: Exception) -> str:
 
 def package(module: str) -> ModuleType:
     """A module of ultralytics, which is imported without what it otherwise does then: settings in the user's folder,
-    a look for a network, telemetry, installing packages, messages."""
-    with alone():
-        return importlib.import_module(module)
+    a look for a network, telemetry, installing packages, messages, its own functions in the place of others'."""
+    places = [(importlib.import_module(owner), name) for owner, names in PATCHED.items() for name in names]
+    before = [getattr(owner, name) for owner, name in places]
+    try:
+        with alone():
+            return importlib.import_module(module)
+    finally:
+        for (owner, name), function in zip(places, before, strict=True):
+            setattr(owner, name, function)
 
 
 @contextlib.contextmanager

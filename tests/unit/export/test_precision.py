@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with seeded(1):
         pieces = Normalise(160, (0.5,) * 3, (0.25,) * 3), Core(), Decode()
     path = folder / "model.onnx"
-    write_graph(pieces, "torchscript", ("boxes",), path, 17, FACTS, folder)
+    write_graph(pieces, ("boxes",), path, 17, FACTS, folder)
     return path
 
 
@@ -90,7 +90,7 @@ def test_what_stands_between_a_mean_square_and_its_root_stays_wide(tmp_path: Pat
 
     path = tmp_path / "model.onnx"
     pieces = Normalise(SIDE, (0.0,) * 3, (1e-3,) * 3), Norm(), Mean()  # values to 1000, squares to a million
-    write_graph(pieces, "torchscript", ("presence",), path, 17, FACTS, tmp_path)
+    write_graph(pieces, ("presence",), path, 17, FACTS, tmp_path)
     to_half(path, tmp_path / "half.onnx")
     assert np.allclose(said(path), said(tmp_path / "half.onnx"), rtol=2e-3)
     small = [
@@ -121,7 +121,7 @@ def test_the_tail_of_a_core_begins_after_its_last_product(whole: Path) -> None:
 def test_metadata_version_and_signature_survive(how: str, whole: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
     to_half(whole, target) if how == "fp16" else to_int8(whole, target, rendered(2))
-    assert metadata(target) == FACTS
+    assert metadata(target).items() >= FACTS.items()
     before, after = onnx.load(str(whole)), onnx.load(str(target))
     assert (after.ir_version, after.producer_name) == (before.ir_version, before.producer_name)
     assert list(after.graph.input) == list(before.graph.input)

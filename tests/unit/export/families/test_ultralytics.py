@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,17 @@ def test_importing_ultralytics_leaves_the_environment_alone() -> None:
     ours.package("ultralytics")
     changed = {k for k in os.environ.keys() | before.keys() if os.environ.get(k) != before.get(k)}
     assert not {k for k in changed if k.startswith(("YOLO", "ULTRALYTICS", "OMP"))}
+
+
+def test_importing_ultralytics_leaves_the_functions_of_others_alone() -> None:
+    program = """
+import cv2, torch, PIL.Image
+before = [PIL.Image.open, cv2.imread, cv2.imwrite, torch.save]
+from roadwork_export.families import ultralytics
+ultralytics.package("ultralytics")
+assert before == [PIL.Image.open, cv2.imread, cv2.imwrite, torch.save]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def operators(path: Path) -> set[str]:
