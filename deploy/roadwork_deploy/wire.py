@@ -102,7 +102,7 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     config.instance_group.extend(groups)
     if share.batching is False:
         config.ClearField("dynamic_batching")
-    if share.threads is not None:
+    if share.threads is not None and model.backend != "tensorrt":  # a plan runs on the GPU
         # The name that each backend has for it.
         key = "intra_op_thread_count" if model.backend == "onnxruntime" else "threads"
         config.parameters[key].string_value = str(share.threads)

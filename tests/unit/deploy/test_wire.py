@@ -78,6 +78,35 @@ def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None
     assert not (repository / "perception" / "configs").exists()
 
 
+def test_on_a_gpu_host_networks_alone_go_to_the_gpu(repository: Path) -> None:
+    wire(repository)
+    kinds = {}
+    for name in ("first", "sight", "decode", "roadwork"):
+        (group,) = read_config(repository / name / "configs" / "gpu.pbtxt").instance_group
+        kinds[name] = group.Kind.Name(group.kind)
+    assert kinds == {"first": "KIND_GPU", "sight": "KIND_GPU", "decode": "KIND_CPU", "roadwork": "KIND_CPU"}
+
+
+def test_a_plan_of_tensorrt_has_no_threads(repository: Path) -> None:
+    edit(repository / "first" / "config.pbtxt", 'backend: "onnxruntime"', 'platform: "tensorrt_plan"')
+    wire(repository)
+    assert "threads" not in read_config(repository / "first" / "configs" / "cpu.pbtxt").parameters
+
+
+@pytest.mark.parametrize(("given", "weight"), [("0.7", 0.7), ("0", None), ("much", None)])
+def test_a_folder_says_its_weight_in_the_pool(repository: Path, given: str, weight: float | None) -> None:
+    shutil.copy(default_repository() / "roadwork" / "policy.yaml", repository / "roadwork" / "policy.yaml")
+    path = repository / "first" / "config.pbtxt"
+    path.write_text(path.read_text() + f'\nparameters {{ key: "pool_weight" value: {{ string_value: "{given}" }} }}\n')
+    if weight is None:
+        with pytest.raises(RepositoryError, match=f"pool_weight is '{given}', must be a number over 0"):
+            wire(repository)
+        return
+    wire(repository)
+    members = {member.name: member for _, member in load_policy(repository / "roadwork" / "policy.yaml").members()}
+    assert members["first"].weight == weight
+
+
 def test_wiring_twice_changes_nothing_and_layout_does_not_count(repository: Path) -> None:
     assert wire(repository)
     assert pending(repository) == []

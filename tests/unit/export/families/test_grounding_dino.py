@@ -21,6 +21,7 @@ from roadwork_export.family import Weights
 from roadwork_export.registry import get_family
 
 from .conftest import Export
+from .rtx import assert_tensorrt_takes
 
 SHALLOW = {"layers": 2, "side": 320}
 
@@ -36,6 +37,7 @@ def test_it_computes_what_transformers_computes_for_the_default_prompts(export: 
     found = export("grounding_dino_tiny", arguments=SHALLOW)
     assert found.passed, str(found)
     assert found.boxes > 50
+    assert_tensorrt_takes(tmp_path / "grounding_dino_tiny" / "1" / "model.onnx")
     again = making.check(tmp_path / "grounding_dino_tiny" / "1" / "model.onnx", None, lambda line: None)
     assert again.passed, str(again)
 

@@ -15,6 +15,7 @@ from roadwork_export.family import Weights
 from roadwork_export.registry import get_family
 
 from .conftest import Export
+from .rtx import assert_tensorrt_takes
 
 SHALLOW = {"layers": 2, "side": 672}
 
@@ -30,6 +31,7 @@ def test_it_computes_what_transformers_computes_for_the_default_prompts(export: 
     found = export("owlv2_base", arguments=SHALLOW)
     assert found.passed, str(found)
     assert found.boxes > 50
+    assert_tensorrt_takes(tmp_path / "owlv2_base" / "1" / "model.onnx")
     again = making.check(tmp_path / "owlv2_base" / "1" / "model.onnx", None, lambda line: None)
     assert again.passed, str(again)
 

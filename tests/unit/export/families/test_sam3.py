@@ -16,6 +16,7 @@ from roadwork_export.family import Weights
 from roadwork_export.registry import get_family
 
 from .conftest import Export
+from .rtx import assert_tensorrt_takes
 
 PROMPTS = {"traffic cone": "cone", "dump truck": "work_vehicle", "excavator": "work_equipment"}
 SHALLOW = {"layers": 1, "side": 336, "prompts": PROMPTS}
@@ -32,6 +33,7 @@ def test_it_computes_what_transformers_computes(export: Export, tmp_path: Path) 
     found = export("sam3", arguments=SHALLOW)
     assert found.passed, str(found)
     assert found.boxes > 50
+    assert_tensorrt_takes(tmp_path / "sam3" / "1" / "model.onnx")
     again = making.check(tmp_path / "sam3" / "1" / "model.onnx", None, lambda line: None)
     assert again.passed, str(again)
 
