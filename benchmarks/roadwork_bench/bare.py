@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 from roadwork_deploy.repository import read_config, read_models
 
 from roadwork_bench.inprocess import load_module, onnx_session
 from roadwork_bench.load import Block
+
+T = TypeVar("T")
 
 
 class BareLoop:
@@ -63,8 +65,8 @@ class BareLoop:
         return run_block(self.one if workers == 0 else self.alone, images, seconds, max(1, workers))
 
 
-def run_block(work: Callable[[bytes], Any], images: Sequence[bytes], seconds: float, workers: int) -> Block:
-    """`workers` threads that each take the next image until time is up."""
+def run_block(work: Callable[[T], Any], images: Sequence[T], seconds: float, workers: int) -> Block:
+    """`workers` threads that each take the next image, or batch of them, until time is up."""
     latencies: list[float] = []
     start = time.perf_counter()
     end = start + seconds

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from roadwork_deploy.wire import wire
 from tritonclient.utils import InferenceServerException
 
 from roadwork_bench.about import CHECKOUT, about
+from roadwork_bench.bare import run_block
 from roadwork_bench.errors import BenchError
 from roadwork_bench.load import REQUEST_SECONDS, Block
 from roadwork_bench.overhead import ratio
@@ -91,12 +91,8 @@ def only(repository: Path, names: Sequence[str], profile: Profile) -> Iterator[t
         strange = [name for name in names if models[name].kind is None]
         if strange:
             raise BenchError(f"{', '.join(strange)}: not a detector or scene model")
-        entries = tuple(names)
-        yield copy, _with(profile, entries, {name: profile.plan(models)[name] for name in names})
-
-
-def _with(profile: Profile, entries: tuple[str, ...], models: dict[str, Share]) -> Profile:
-    return dataclasses.replace(profile, entries=entries, models=models, tiers=())
+        shares = {name: profile.plan(models)[name] for name in names}
+        yield copy, dataclasses.replace(profile, entries=tuple(names), models=shares, tiers=())
 
 
 def measure(
@@ -113,8 +109,10 @@ def measure(
             with Requests(server.grpc_url, name, batch, canvases) as requests:
                 saying(f"{name}, batch {batch}")
 
-                def bare(seconds: float, batch: int = batch) -> Block:
-                    return bare_block(session, canvases, batch, seconds)
+                slots = [canvases[i * batch : (i + 1) * batch] for i in range(SLOTS)]
+
+                def bare(seconds: float, slots: list[np.ndarray] = slots) -> Block:
+                    return run_block(lambda looked_at: session.run(None, {"canvas": looked_at}), slots, seconds, 1)
 
                 bare(WARM_SECONDS)
                 requests.block(WARM_SECONDS, arguments.in_flight)
@@ -189,38 +187,14 @@ class Requests:
 
     def block(self, seconds: float, in_flight: int) -> Block:
         """Latency of each request; all of them are waited for."""
-        latencies: list[float] = []
-        errors: list[Exception] = []
-        start = time.perf_counter()
 
-        def loop(number: int) -> None:
-            index = number
-            try:
-                while (before := time.perf_counter()) - start < seconds and not errors:
-                    self.client.infer(self.model, self.inputs[index % SLOTS], client_timeout=REQUEST_SECONDS)
-                    latencies.append(time.perf_counter() - before)
-                    index += 1
-            except Exception as error:
-                errors.append(error)
+        def ask(inputs: list[Any]) -> None:
+            self.client.infer(self.model, inputs, client_timeout=REQUEST_SECONDS)
 
-        threads = [threading.Thread(target=loop, args=(number,)) for number in range(in_flight)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise BenchError(f"the server failed a request: {errors[0]}")
-        return Block(latencies, time.perf_counter() - start)
-
-
-def bare_block(session: ort.InferenceSession, canvases: np.ndarray, batch: int, seconds: float) -> Block:
-    latencies, index, start = [], 0, time.perf_counter()
-    while (before := time.perf_counter()) - start < seconds:
-        slot = index % SLOTS
-        session.run(None, {"canvas": canvases[slot * batch : (slot + 1) * batch]})
-        latencies.append(time.perf_counter() - before)
-        index += 1
-    return Block(latencies, time.perf_counter() - start)
+        try:
+            return run_block(ask, self.inputs, seconds, in_flight)
+        except InferenceServerException as error:
+            raise BenchError(f"the server failed a request: {error}") from error
 
 
 def bare_session(path: Path, model: Model, profile: Profile) -> ort.InferenceSession:

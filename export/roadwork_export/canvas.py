@@ -69,10 +69,12 @@ def photographed(folder: Path, count: int) -> tuple[np.ndarray, ...]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES)[:count]
     if not paths:
         raise CheckError(f"{folder}: holds no image ({', '.join(IMAGES)})")
-    found = []
-    for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise CheckError(f"{path}: not an image that can be read")
-        found.append(letterbox(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))[0])
-    return tuple(found)
+    return tuple(read_canvas(path) for path in paths)
+
+
+def read_canvas(path: Path) -> np.ndarray:
+    """uint8 [640, 640, 3]. Raises CheckError where the file is no image."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise CheckError(f"{path}: not an image that can be read")
+    return letterbox(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .errors import LicenceError, WeightsError
+from .errors import LicenceError, WeightsError, first_line
 from .family import Weights
 from .random_weights import seeded
 
@@ -87,7 +87,7 @@ def fetching(source: str) -> Iterator[None]:
     except RepositoryNotFoundError:
         raise WeightsError(f"{source}: no such model on the hub") from None
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if local:
             raise WeightsError(f"{source}: cannot be read: {reason}") from error
         raise WeightsError(

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from .canvas import IMAGES, letterbox
+from .canvas import IMAGES, read_canvas
 from .errors import ExportError
 
 LABELS = {"roadwork": 1, "1": 1, "none": 0, "0": 0}
@@ -37,14 +36,6 @@ class Labelled:
         """
         for start in range(0, len(self.paths), size):
             yield np.stack([read_canvas(path) for path in self.paths[start : start + size]])
-
-
-def read_canvas(path: Path) -> np.ndarray:
-    """uint8 [640, 640, 3]. Raises ExportError where the file is no image."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ExportError(f"{path}: not an image that can be read")
-    return letterbox(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))[0]
 
 
 def read_labelled(where: Path) -> Labelled:

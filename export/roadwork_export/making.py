@@ -29,7 +29,6 @@ from .sides import read_sides
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-BYTES: dict[Precision, float] = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0}
 CHECKED_ON = 6
 """Rendered scenes that a check looks at where no images are given."""
 CALIBRATED_ON = 64

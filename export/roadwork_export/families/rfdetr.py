@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..canvas import some_canvases
 from ..classes import ClassMap, taxonomy_labels
 from ..detr import Decode
-from ..errors import WeightsError
+from ..errors import WeightsError, cannot_fetch, first_line
 from ..family import Family, Found, Kind, Source, Weights
 from ..graph.boxes import FLOOR
 from ..graph.resize import Normalise
@@ -214,20 +214,12 @@ def find(source: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with quiet():
             released.download_pretrain_weights(str(path))
-        reason = "" if path.is_file() else "nothing came"
+        why = "" if path.is_file() else "nothing came"
     except Exception as error:  # whatever requests raises
-        reason = first_line(error)
-    if reason:
-        raise WeightsError(
-            f"{source}: cannot be fetched ({reason}). Without a network, give --weights the path of the file, or "
-            "--random-weights for the architecture alone"
-        )
+        why = first_line(error)
+    if why:
+        raise cannot_fetch(source, why, "the path of the file")
     return path
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 @contextlib.contextmanager

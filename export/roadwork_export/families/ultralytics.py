@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..canvas import LOOK_SEED, rendered
 from ..classes import ClassMap, taxonomy_labels
-from ..errors import WeightsError
+from ..errors import WeightsError, cannot_fetch, first_line
 from ..family import SIDE, Family, Found, Kind, Source, Weights
 from ..graph.boxes import FLOOR, TOP, BestBoxes, BestPairs
 from ..graph.resize import RGB_ONE, Normalise
@@ -224,17 +224,10 @@ def fetch(source: str) -> Path:
     try:
         downloads.attempt_download_asset(path)
     except Exception as error:  # whatever requests raises
-        raise WeightsError(cannot_fetch(source, first_line(error))) from error
+        raise cannot_fetch(source, first_line(error), "the path of the file") from error
     if not path.is_file():
-        raise WeightsError(cannot_fetch(source, "nothing came"))
+        raise cannot_fetch(source, "nothing came", "the path of the file")
     return path
-
-
-def cannot_fetch(source: str, reason: str) -> str:
-    return (
-        f"{source}: cannot be fetched ({reason}). Without a network, give --weights the path of the file, or "
-        "--random-weights for the architecture alone"
-    )
 
 
 def belongs(yolo: Any, config: str, source: str, name: str) -> None:
@@ -253,11 +246,6 @@ def belongs(yolo: Any, config: str, source: str, name: str) -> None:
         f"{source}: not weights of {name} but of {made}: {len(wrong)} tensors are missing, left over or of another "
         f"shape, first {wrong[0]}"
     )
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def package(module: str) -> ModuleType:

@@ -14,7 +14,7 @@ from onnx import compose
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import ExportError
+from ..errors import ExportError, first_line
 from ..family import SIDE
 
 IR_VERSION = 10
@@ -47,8 +47,7 @@ def write_piece(
                 dynamic_axes={name: {0: "batch"} for name in (*names[0], *names[1])}, dynamo=False,
             )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ExportError(f"{type(module).__name__} cannot be written in opset {opset}: {reason}") from error
+        raise ExportError(f"{type(module).__name__} cannot be written in opset {opset}: {first_line(error)}") from error
 
 
 def join(paths: Sequence[Path], target: Path, opset: int, metadata: Mapping[str, str]) -> None:
