@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PACKAGES = ("roadwork", "numpy", "onnxruntime", "opencv-python-headless", "simplejpeg", "nvidia-pytriton", "rapidocr")
+PACKAGES = (
+    "roadwork",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "simplejpeg",
+    "nvidia-pytriton",
+    "rapidocr",
+)
 
 
 def about(command: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
-from roadwork_deploy.repository import read_config, read_models
+from roadwork_deploy.repository import members, read_config, read_models
 
 from roadwork_bench.inprocess import load_module, onnx_session
 from roadwork_bench.load import Block
@@ -27,7 +27,8 @@ class BareLoop:
     """
 
     def __init__(self, repository: Path, config_name: str) -> None:
-        models = {name: model for name, model in read_models(repository).items() if model.kind}
+        models = read_models(repository)
+        models = {name: models[name] for name in members(models)}
         self._decode = load_module(repository / "decode" / "1" / "decoding.py", "decoding").decode_image
         files = {name: repository / name / "1" / "model.onnx" for name in models}
         self.threads = {name: _threads(model.folder, config_name) for name, model in models.items()}

@@ -90,8 +90,10 @@ class InProcessEngine:
         return self._files.get(model, self.repository / model / "1" / "model.onnx")
 
     def members(self) -> dict[str, str]:
-        """Kind of every model of the repository that has one by its signature, and `sign_text` where it is there."""
-        kinds: dict[str, str] = {name: model.kind for name, model in self.models.items() if model.kind}
+        """Kind of every model that has one by its signature and weights, and `sign_text` where it is there."""
+        kinds: dict[str, str] = {
+            name: model.kind for name, model in self.models.items() if model.kind and self.onnx_file(name).is_file()
+        }
         if "sign_text" in self.models:
             kinds["sign_text"] = "text"
         return kinds

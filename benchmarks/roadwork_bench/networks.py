@@ -22,14 +22,16 @@ import onnxruntime as ort
 import tritonclient.grpc as grpc
 import tritonclient.utils.shared_memory as shm
 from roadwork_deploy.profile import Profile, Share, load_profile
-from roadwork_deploy.repository import Model, read_models
+from roadwork_deploy.repository import Model, read_models, without_weights
 from roadwork_deploy.serve import prepare
 from roadwork_deploy.wire import wire
+from roadwork_export.errors import first_line
 from tritonclient.utils import InferenceServerException
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.bare import run_block
 from roadwork_bench.errors import BenchError
+from roadwork_bench.inprocess import load_module, onnx_session
 from roadwork_bench.load import REQUEST_SECONDS, Block
 from roadwork_bench.overhead import ratio
 from roadwork_bench.pairs import in_pairs
@@ -63,17 +65,26 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     report["matrix_product_tflops"] = round(matrix_rate(device) / 1e12, 2)
     saying(f"{device}: matrix products at {report['matrix_product_tflops']} TFLOP/s")
     canvases = some_canvases(max(batches) * SLOTS)
-    report["networks"] = {}
+    report["networks"], report["failed"] = {}, {}
+
+    def save() -> None:
+        if arguments.out:  # after each network: a long run that breaks off keeps what it has
+            save_report(report, arguments.out)
+
     for name in arguments.names:
-        with only(arguments.model_repository, [name], profile) as (repository, alone):
-            report["networks"][name] = measure(repository, alone, name, batches, canvases, arguments, report)
-    if arguments.together:
-        with only(arguments.model_repository, arguments.names, profile) as (repository, all_of_them):
+        try:
+            with only(arguments.model_repository, [name], profile) as (repository, alone):
+                report["networks"][name] = measure(repository, alone, name, batches, canvases, arguments, report)
+        except Exception as error:  # whatever its runtime raises: one of many does not end the others' run
+            report["failed"][name] = first_line(error)
+            saying(f"{name}: {report['failed'][name]}")
+        save()
+    if arguments.together and report["networks"]:
+        with only(arguments.model_repository, list(report["networks"]), profile) as (repository, all_of_them):
             report["together"] = together(repository, all_of_them, batches, canvases, arguments, report)
+        save()
     print(summary(report))
-    if arguments.out:
-        save_report(report, arguments.out)
-    return 0
+    return 1 if report["failed"] else 0
 
 
 @contextmanager
@@ -88,6 +99,8 @@ def only(repository: Path, names: Sequence[str], profile: Profile) -> Iterator[t
         (copy / PERCEPTION / "1").mkdir(parents=True)
         wire(copy)
         models = read_models(copy)
+        for name, command in without_weights(models).items():
+            raise BenchError(f"{name} has no weights here; bring them with: {command}")
         strange = [name for name in names if models[name].kind is None]
         if strange:
             raise BenchError(f"{', '.join(strange)}: not a detector or scene model")
@@ -201,14 +214,25 @@ def bare_session(path: Path, model: Model, profile: Profile) -> ort.InferenceSes
     """A session as the server's backend opens it with this profile."""
     if profile.device == "gpu":
         ort.preload_dlls()
-        session = ort.InferenceSession(str(path), providers=["CUDAExecutionProvider"])
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(
+            str(path), options, providers=["CUDAExecutionProvider"], provider_options=[cuda_options(model, profile)]
+        )
         if "CUDAExecutionProvider" not in session.get_providers():
             raise BenchError("ONNX Runtime could not start CUDA; install onnxruntime-gpu and the libraries it names")
         return session
-    from roadwork_bench.inprocess import onnx_session
-
     share = profile.plan({model.name: model})[model.name]
     return onnx_session(path, share.threads or 0)
+
+
+def cuda_options(model: Model, profile: Profile) -> dict[str, str]:
+    """What the server's backend reads from the model's parameters with those of the profile over them."""
+    given = {key: value.string_value for key, value in model.config.parameters.items()}
+    given |= profile.plan({model.name: model})[model.name].parameters
+    settings = load_module(CHECKOUT / "deploy" / "backends" / "onnxruntime" / "ort_settings.py", "ort_settings")
+    parameters = {key: {"string_value": text} for key, text in given.items()}
+    return dict(settings.read_settings({"name": model.name, "parameters": parameters}).cuda_options)
 
 
 def compared(
@@ -267,7 +291,7 @@ def matrix_rate(device: str) -> float:
 
 def summary(report: dict[str, Any]) -> str:
     """The report for people."""
-    lines = []
+    lines = [f"{name}: not measured: {reason}" for name, reason in report["failed"].items()]
     for name, found in report["networks"].items():
         limit = found.get("limit_images_per_second")
         lines.append(f"{name}: arithmetic limit {limit} images/s" if limit else name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
@@ -11,11 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from roadwork_deploy import launch
 from roadwork_deploy.errors import DeployError
+from roadwork_deploy.planner import command as plan_command
 from roadwork_deploy.ports import DEFAULTS
-from roadwork_deploy.repository import default_repository
 
 REFUSED = 2
+
+
+def default_repository() -> Path:
+    """The checkout's; imported when it is asked for, as planning needs no Triton client."""
+    from roadwork_deploy import repository
+
+    return repository.default_repository()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=_serve)
 
     wire = commands.add_parser("wire", help="carry folders and profiles into ensembles, policy and configs")
+    wire.add_argument("--profile", default=None, help="one alone, such as a file that plan has written")
     wire.add_argument("--check", action="store_true", help="write nothing; exit 1 if something would be written")
     wire.add_argument("--model-repository", type=Path, default=None, metavar="DIR", help="default: this checkout's")
     wire.set_defaults(run=_wire)
+
+    models = commands.add_parser("models", help="list the folders: what each is, and the command for missing weights")
+    models.add_argument("--json", action="store_true", help="for programs")
+    models.add_argument("--model-repository", type=Path, default=None, metavar="DIR", help="default: this checkout's")
+    models.set_defaults(run=_models)
+
+    plan_command.add_parser(commands)
+
+    tier = commands.add_parser("tier", help="load a tier into a running server, or unload it to give its memory back")
+    tier.add_argument("action", choices=("load", "unload"))
+    tier.add_argument("name", help="of its folder")
+    tier.add_argument("--grpc-url", default=f"localhost:{DEFAULTS['grpc']}", metavar="HOST:PORT", help="of the server")
+    tier.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="default: 600")
+    tier.add_argument("--model-repository", type=Path, default=None, metavar="DIR", help="default: this checkout's")
+    tier.set_defaults(run=_tier)
+
+    launch.add_parser(commands)
 
     profiles = commands.add_parser("profiles", help="list the profiles")
     profiles.set_defaults(run=_profiles)
@@ -67,6 +94,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
+    from roadwork_deploy.claim import claimed
+    from roadwork_deploy.gpu import list_gpus
     from roadwork_deploy.serve import prepare
     from roadwork_deploy.table import show_server
 
@@ -91,9 +120,11 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
 
     server.on_tier = tell
     began = time.monotonic()
+    held = contextlib.ExitStack()
     try:
         if follower:
             follower.follow(server)
+        held.enter_context(claimed(served.profile, list_gpus()))
         server.start()
         show_server(served, time.monotonic() - began)
         printed.set()
@@ -106,6 +137,7 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
         return 0
     finally:
         server.close(keep_log=not stop.asked)
+        held.close()
         if follower:
             follower.end()
 
@@ -167,10 +199,11 @@ class _Follower:
 
 
 def _wire(options: argparse.Namespace) -> int:
+    from roadwork_deploy.profile import load_profile
     from roadwork_deploy.wire import pending
 
     repository = options.model_repository or default_repository()
-    changes = pending(repository)
+    changes = pending(repository, [load_profile(options.profile)] if options.profile else None)
     for change in changes:
         path = change.path.relative_to(repository)
         if options.check:
@@ -185,14 +218,39 @@ def _wire(options: argparse.Namespace) -> int:
     return 1 if options.check and changes else 0
 
 
+def _models(options: argparse.Namespace) -> int:
+    from roadwork_deploy.models import list_models, models_json, show_models
+
+    rows = list_models(options.model_repository or default_repository())
+    if options.json:
+        print(models_json(rows))
+    else:
+        show_models(rows)
+    return 0
+
+
+def _tier(options: argparse.Namespace) -> int:
+    from roadwork_deploy.tier_control import load_tier, unload_tier
+
+    if options.action == "load":
+        repository = options.model_repository or default_repository()
+        seconds = load_tier(options.grpc_url, options.name, repository, options.timeout)
+        print(f"tier {options.name} has joined after {seconds:.0f} s")
+    else:
+        seconds = unload_tier(options.grpc_url, options.name, options.timeout)
+        back = f"roadwork-deploy tier load {options.name}"
+        print(f"tier {options.name} is gone after {seconds:.0f} s; {back} brings it back")
+    return 0
+
+
 def _profiles(options: argparse.Namespace) -> int:
     from roadwork_deploy.profile import known_profiles, load_profile
 
     for name in known_profiles():
         profile = load_profile(name)
         print(f"{name:12} {profile.description}")
-        if profile.suits:
-            print(f"{'':12} suits {', '.join(profile.suits)}")
+        for index in profile.claimed():
+            print(f"{'':12} GPU {index}: {', '.join(profile.on(index))}")
     return 0
 
 

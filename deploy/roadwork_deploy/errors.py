@@ -23,5 +23,9 @@ class RepositoryError(DeployError):
     """The model repository lacks something or is not as the profiles and folders say."""
 
 
+class PlanError(DeployError):
+    """What was asked of the planner does not exist, cannot be served or does not fit; the message says by how much."""
+
+
 class StartError(DeployError):
     """tritonserver did not come up: a model failed to load, a probe failed, or time ran out."""

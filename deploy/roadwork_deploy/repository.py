@@ -1,4 +1,8 @@
-"""Reads the model repository: which folders hold models, and what each is by its signature alone."""
+"""Reads the model repository: which folders hold models, and what each is by its signature alone.
+
+A repository has a folder for every model of the catalogue. One whose weights nobody has brought is no member: it is not
+wired, not served and not refused.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from roadwork_deploy.errors import RepositoryError
+from roadwork_deploy.weights import Lack, lack, missing_file, network_command
 
 Kind = Literal["boxes", "scene", "distance"]
 Shape = tuple[str, list[int]]
@@ -22,8 +27,6 @@ OUTPUTS: Mapping[Kind, Mapping[str, Shape]] = {
     "distance": {"nearness": ("TYPE_FP32", [80, 80])},
 }
 NOUNS: Mapping[Kind, str] = {"boxes": "detector", "scene": "scene model", "distance": "distance model"}
-# Files that a backend reads a version from; those of other backends are their own affair.
-FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan", "python": "model.py"}
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,14 @@ def read_config(path: Path) -> Any:
         raise RepositoryError(f"{path}: {error}") from None
 
 
+def without_weights(models: Mapping[str, Model]) -> dict[str, str]:
+    """Name -> command that brings the weights, of every network and tier whose weights are not here."""
+    lacks = {name: lack(model) for name, model in models.items()}
+    return {name: found.command for name, found in lacks.items() if found is not None}
+
+
 def members(models: Mapping[str, Model]) -> dict[str, Kind]:
-    """Name -> kind of every box detector, scene model and distance model.
+    """Name -> kind of every box detector, scene model and distance model whose weights are here.
 
     Raises:
         RepositoryError: tensors are named as those of one of these kinds, but one differs in type or shape, or the
@@ -92,7 +101,7 @@ def members(models: Mapping[str, Model]) -> dict[str, Kind]:
     found: dict[str, Kind] = {}
     for model in models.values():
         kind = model.kind
-        if kind is None:
+        if kind is None or missing_file(model) is not None:
             continue
         _check_tensors(model, kind, "input", _tensors(model.config.input), CANVAS)
         _check_tensors(model, kind, "output", _tensors(model.config.output), OUTPUTS[kind])
@@ -113,17 +122,22 @@ def check_files(models: Mapping[str, Model], names: Sequence[str]) -> None:
             raise RepositoryError(
                 f"model {name!r} has no config.pbtxt in the repository; known are {', '.join(models)}"
             )
-        if model.ensemble:
+        missing = None if model.ensemble else missing_file(model)
+        if missing is None:
             continue
-        versions = [p for p in model.folder.iterdir() if p.is_dir() and p.name.isdigit()]
-        filename = model.config.default_model_filename or FILES.get(model.backend)
-        if filename is None:
-            continue
-        if not any((version / filename).exists() for version in versions):
-            missing = model.folder / (max((v.name for v in versions), key=int, default="1")) / filename
-            command = "onnx" if "source" in model.config.parameters else "build"
-            how = "" if model.backend == "python" else f"; build it with: roadwork-export {command} {name}"
-            raise RepositoryError(f"{missing} is missing{how}")
+        if model.backend == "python":
+            raise RepositoryError(f"{missing} is missing")
+        raise RepositoryError(str(Lack(f"{missing} is missing", network_command(model))))
+
+
+def check_wired(models: Mapping[str, Model], names: Sequence[str]) -> None:
+    """Raise RepositoryError where an ensemble among `names` asks a model whose file has gone, naming both ways out."""
+    for ensemble in (models[name] for name in names if name in models):
+        for step in ensemble.config.ensemble_scheduling.step:
+            model = models.get(step.model_name)
+            found = None if model is None else lack(model)
+            if found is not None:
+                raise RepositoryError(f"{found} (or leave it out of {ensemble.name} with: roadwork-deploy wire)")
 
 
 def is_complete(repository: Path, names: Iterable[str]) -> bool:

@@ -25,16 +25,23 @@ def show_server(served: Served, seconds: float, console: Console | None = None) 
         state = "answers" if name in served.server.probes else "yes" if name in ready else "[red]no[/red]"
         table.add_row(name, _kind(model), model.backend, _instances(config), _device(config), state)
     console.print(table)
-    lacking = [name for name in served.profile.suits if name not in served.models]
+    lacking = [name for name in served.profile.placement if name not in served.models]
     if lacking:
         console.print(f"there is room for {', '.join(lacking)}: roadwork-export onnx NAME, then roadwork-deploy wire")
     server = served.server
     for line in (
         f"gRPC {server.grpc_url}   HTTP http://{server.http_url}   metrics {server.metrics_url}",
         f"log {server.log_path}",
+        *_unserved(len(served.without_weights)),
         f"ready after {seconds:.1f} s; Ctrl-C stops all of it",
     ):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _unserved(count: int) -> list[str]:
+    if not count:
+        return []
+    return [f"{count} more model{'s have' if count > 1 else ' has'} no weights here: roadwork-deploy models"]
 
 
 def _ready(served: Served) -> set[str]:

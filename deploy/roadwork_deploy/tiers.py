@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +15,14 @@ from roadwork_deploy import logs
 from roadwork_deploy.errors import RepositoryError, StartError
 from roadwork_deploy.probe import ProbeError, probe_tier
 from roadwork_deploy.repository import read_config
+from roadwork_deploy.weights import PROMPT, Lack, tier_command, tier_lack
 
 State = Literal["waiting", "loading", "ready", "failed", "absent"]
 LOAD_TIMEOUT = 600.0  # seconds; a large model compiles for minutes
 BUILD = "roadwork-export tier"
 INSTALL = "python -m roadwork_deploy.install_vllm"
+REMOTE = "openai"
+"""The backend of tiers that live in another server."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,21 @@ class Tier:
         return f"tier {self.name} is {self.state}"
 
 
-def find_tiers(repository: Path, names: Iterable[str]) -> dict[str, Tier]:
-    """What can be said of each before anything is started: `waiting`, or `absent` with one line that says why."""
-    return {name: Tier(name, "absent" if (why := _absent(repository, name)) else "waiting", why) for name in names}
+def find_tiers(
+    repository: Path, names: Iterable[str], *, prompts: bool = False, checkpoints: Mapping[str, str] | None = None
+) -> dict[str, Tier]:
+    """What can be said of each before anything is started: `waiting`, or `absent` with one line that says why.
+
+    Weights that are not on this machine make a tier absent: an engine that fetches them would do so within its load.
+    `prompts`: one without `prompt.json` is absent too, as no cascade would ask it. `checkpoints`: tier -> weights that
+    a profile has it take in place of those that its `1/model.json` names.
+    """
+    others = checkpoints or {}
+    found = {name: _absent(repository, name, prompts, others.get(name)) for name in names}
+    return {name: Tier(name, "absent" if why else "waiting", why) for name, why in found.items()}
 
 
-def _absent(repository: Path, name: str) -> str:
+def _absent(repository: Path, name: str, prompts: bool, checkpoint: str | None) -> str:
     folder = repository / name
     if not folder.is_dir():
         return f"{folder} is missing; make it with: {BUILD} {name}"
@@ -67,17 +78,26 @@ def _absent(repository: Path, name: str) -> str:
         backend = read_config(config).backend
     except RepositoryError as error:
         return str(error)
+    if backend == REMOTE:
+        return _absent_remote(folder)
     if backend != "vllm":
-        return f"{config}: backend is {backend!r}, a tier's is 'vllm'"
-    settings = folder / "1" / "model.json"
-    try:
-        model = json.loads(settings.read_text(encoding="utf-8")).get("model", "")
-    except (OSError, ValueError, AttributeError):
-        return f"{settings} is missing or is not a JSON object; make it with: {BUILD} {name}"
-    if str(model).startswith(f"{name}/") and not (repository / model).exists():
-        return f"{repository / model} is missing; make it with: {BUILD} {name}"
+        return f"{config}: backend is {backend!r}, a tier's is 'vllm', or {REMOTE!r} for one in another server"
+    found = tier_lack(folder, checkpoint)
+    if found is None and prompts and not (folder / PROMPT).is_file():
+        found = Lack(f"{folder / PROMPT} is missing", tier_command(name))
+    if found is not None:
+        return f"{found.what}; make it with: {found.command}"
     if importlib.util.find_spec("vllm") is None:
         return f"vLLM is not installed; run: {INSTALL}"
+    return ""
+
+
+def _absent_remote(folder: Path) -> str:
+    """The same for a tier in another server; whether that answers is found out when the tier is loaded."""
+    make = f"make it with: {BUILD} {folder.name} --remote URL --model ID"
+    for path in (folder / "1" / "remote.json", folder / PROMPT):
+        if not path.is_file():
+            return f"{path} is missing; {make}"
     return ""
 
 

@@ -1,7 +1,7 @@
 """Writes down what follows from folders and profiles, so that adding a detector is adding a folder.
 
-From the folders with a detector's, a scene model's or a distance model's signature: `perception/config.pbtxt`,
-`glance/config.pbtxt` and the members that `roadwork/policy.yaml` lacks. From the profiles:
+From the folders with a detector's, a scene model's or a distance model's signature, and weights:
+`perception/config.pbtxt`, `glance/config.pbtxt` and the members that `roadwork/policy.yaml` lacks. From the profiles:
 `<model>/configs/<config_name>.pbtxt`.
 """
 
@@ -20,6 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from roadwork_deploy.errors import RepositoryError
 from roadwork_deploy.profile import Profile, Share, known_profiles, load_profile
 from roadwork_deploy.repository import CANVAS, OUTPUTS, Kind, Model, Shape, members, read_config, read_models
+from roadwork_deploy.tier_config import rare_tiers, tier_configs
 
 GENERATED = "# Written by `roadwork-deploy wire`: do not edit."
 IMAGE: Mapping[str, Shape] = {"image": ("TYPE_STRING", [1])}
@@ -60,6 +61,7 @@ def pending(repository: Path, profiles: Iterable[Profile] | None = None) -> list
     chosen = list(profiles) if profiles is not None else [load_profile(name) for name in known_profiles()]
     models = read_models(repository)
     found = members(models)
+    rare = rare_tiers(repository)
     changes = [*_ensembles(repository, models, found), *_policy(repository, models, found)]
     for profile in chosen:
         for name, share in profile.plan(models).items():
@@ -68,6 +70,8 @@ def pending(repository: Path, profiles: Iterable[Profile] | None = None) -> list
                 continue  # a model that a profile names and nobody has made is reported at serve
             path = model.folder / "configs" / f"{profile.config_name}.pbtxt"
             changes += _differing(path, profile_config(model, profile, share), f"profile {profile.name}")
+        for path, text in tier_configs(models, profile, rare, GENERATED).items():
+            changes += _differing(path, text, f"profile {profile.name}")
     return changes
 
 
@@ -83,6 +87,7 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     """Text of `configs/<config_name>.pbtxt`: `config.pbtxt` with the profile's share of the machine."""
     config = copy.deepcopy(model.config)
     config.name = model.name
+    placed = profile.placement.get(model.name)
     groups = list(config.instance_group) or [model_config_pb2.ModelInstanceGroup(count=1)]
     if share.instances is not None and len(groups) > 1:
         raise RepositoryError(
@@ -98,10 +103,15 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
         group.kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
         if not on_gpu:
             group.ClearField("gpus")
+        elif placed is not None:
+            group.gpus[:] = placed.gpus
     del config.instance_group[:]
     config.instance_group.extend(groups)
     if share.batching is False:
         config.ClearField("dynamic_batching")
+    elif placed is not None and placed.batch is not None:
+        # Triton makes no batch larger than the largest preferred one; max_batch_size is the ensembles' affair too.
+        config.dynamic_batching.preferred_batch_size[:] = [min(placed.batch, config.max_batch_size)]
     if share.threads is not None and model.backend != "tensorrt":  # a plan runs on the GPU
         # The name that each backend has for it.
         key = "intra_op_thread_count" if model.backend == "onnxruntime" else "threads"
@@ -130,7 +140,7 @@ def _ensembles(repository: Path, models: Mapping[str, Model], found: Mapping[str
 def perception_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
     """An ensemble of `parts` (all detectors and distance models) on one canvas, in parallel."""
     lines = [
-        f"{GENERATED} It asks every folder with the signature of a box detector or a distance model, in parallel.",
+        f"{GENERATED} It asks every box detector and distance model that has weights, in parallel.",
         *_head("perception", [models[name] for name in parts], CANVAS),
         *_outputs(_prefixed(parts)),
         *_steps([_canvas_step(name, kind) for name, kind in parts.items()]),
@@ -142,7 +152,7 @@ def glance_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str
     """Decode, then `parts` (every scene model); canvas and geometry are handed on."""
     shared = {**CANVAS, **GEOMETRY}
     lines = [
-        f"{GENERATED} It decodes, asks every folder with a scene model's signature, and hands the canvas on.",
+        f"{GENERATED} It decodes, asks every scene model that has weights, and hands the canvas on.",
         "# Ask for all outputs, or for two at least: asked for one alone, Triton leaves out the step that makes the",
         "# canvas and refuses the request at once (server issue 7482).",
         *_head("glance", [models[name] for name in ("decode", *parts)], IMAGE),

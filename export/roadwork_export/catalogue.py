@@ -9,7 +9,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from roadwork_cascade.policy_check import PolicyError, read_yaml
 from roadwork_cascade.schema_check import shown
 
-from .errors import ExportError
+from .catalogue_fields import CatalogueError, Fields, known_fields
 from .registry import family_names
+from .serving import Serving, read_serving
 
 DEFAULT_PATH = Path(__file__).with_name("catalogue.yaml")
 VERSION = 1
@@ -44,17 +45,13 @@ Limits = Mapping[str, Mapping[str, float]]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-class CatalogueError(ExportError):
-    """The catalogue cannot be used (the message names the entry and the field), or has no such model."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One model. `catalogue.yaml` explains the fields.
 
     Attributes:
         limits: precision -> measure -> largest difference to the source, those of its role included.
-        serving: of models that vLLM serves: `architecture`, `remote_code`, `params` in 1e9, and what else is known.
+        serving: of models that vLLM serves or could; None for others.
     """
 
     name: str
@@ -73,7 +70,7 @@ class Entry:
     weight: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     limits: Limits = field(default_factory=lambda: _EMPTY)
-    serving: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    serving: Serving | None = None
     reason: str | None = None
     changed: str | None = None
     instead: str | None = None
@@ -188,7 +185,7 @@ def parse_catalogue(data: Any, where: str = "catalogue.yaml") -> Catalogue:
     """Check a catalogue given as plain dicts and lists; `where` is what errors call it. Raises CatalogueError."""
     if not isinstance(data, dict):
         raise CatalogueError(f"{where}: must be a mapping, got {shown(data)}")
-    _known(where, data, ("version", "defaults", "templates", "entries"))
+    known_fields(where, data, ("version", "defaults", "templates", "entries"))
     if data.get("version") != VERSION:
         raise CatalogueError(f"{where}: version must be {VERSION}, got {shown(data.get('version'))}")
     defaults = _defaults(data.get("defaults", {}), f"{where}: defaults")
@@ -208,80 +205,16 @@ def parse_catalogue(data: Any, where: str = "catalogue.yaml") -> Catalogue:
     return Catalogue(tuple(entries))
 
 
-class _Fields:
-    """Takes the fields of one mapping apart; its errors start with `where` and name the field."""
-
-    def __init__(self, where: str, data: dict[str, Any]) -> None:
-        self.where = where
-        self.data = data
-
-    def wrong(self, name: str, problem: str) -> CatalogueError:
-        return CatalogueError(f"{self.where}: {name} {problem}")
-
-    def take(self, name: str, required: bool = True) -> Any:
-        if required and name not in self.data:
-            raise self.wrong(name, "is missing")
-        return self.data.get(name)
-
-    def text(self, name: str) -> str:
-        return self._text(name, self.take(name))
-
-    def text_or_none(self, name: str, required: bool = False) -> str | None:
-        value = self.take(name, required)
-        return None if value is None else self._text(name, value)
-
-    def texts(self, name: str, required: bool = False) -> tuple[str, ...]:
-        value = self.take(name, required)
-        value = [] if value is None and not required else value
-        if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
-            raise self.wrong(name, f"must be a list of texts, got {shown(value)}")
-        if len(set(value)) < len(value):
-            raise self.wrong(name, f"has an item twice: {shown(value)}")
-        return tuple(value)
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.take(name)
-        if value not in choices:
-            raise self.wrong(name, f"must be one of {', '.join(choices)}, got {shown(value)}")
-        return str(value)
-
-    def flag(self, name: str, required: bool = False) -> bool:
-        value = self.take(name, required)
-        if name in self.data and not isinstance(value, bool):
-            raise self.wrong(name, f"must be true or false, got {shown(value)}")
-        return bool(value)
-
-    def number(self, name: str, value: Any, *, zero: bool = False) -> float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-        if not good or (value == 0 and not zero):
-            hint = " (in YAML: 2.6e+6, with a point and a sign)" if _is_number(value) else ""
-            raise self.wrong(name, f"must be a number {'of at least' if zero else 'over'} 0, got {shown(value)}{hint}")
-        return float(value)
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        value = self.take(name, required=False)
-        if value is None:
-            return {}
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise self.wrong(name, f"must be a mapping from texts, got {shown(value)}")
-        return value
-
-    def _text(self, name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise self.wrong(name, f"must be text, got {shown(value)}")
-        return value
-
-
 def _entry(item: Any, number: int, defaults: dict[str, dict[str, Any]], where: str) -> Entry:
     if not isinstance(item, dict):
         raise CatalogueError(f"{where}: entry {number}: must be a mapping, got {shown(item)}")
     name = item.get("name")
     if name is None:
         raise CatalogueError(f"{where}: entry {number}: name is missing")
-    take = _Fields(f"{where}: {name}", item)
+    take = Fields(f"{where}: {name}", item)
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name):
         raise take.wrong("name", f"must be lower-case letters, digits and _ (it is a folder), got {shown(name)}")
-    _known(take.where, item, tuple(f.name for f in fields(Entry)))
+    known_fields(take.where, item, tuple(f.name for f in fields(Entry)))
     level = take.texts("level", required=True)
     unknown = [each for each in level if each not in LEVELS]
     if unknown:
@@ -319,7 +252,7 @@ def _entry(item: Any, number: int, defaults: dict[str, dict[str, Any]], where: s
         weight=None if weight is None else take.number("weight", weight, zero=True),
         arguments=MappingProxyType(take.mapping("arguments")),
         limits=_limits(take, role, preset.get("limits", {}) if family is not None else {}),
-        serving=MappingProxyType(take.mapping("serving")),
+        serving=_serving(take, role, parameters),
         reason=take.text_or_none("reason"),
         changed=take.text_or_none("changed"),
         instead=take.text_or_none("instead"),
@@ -329,7 +262,7 @@ def _entry(item: Any, number: int, defaults: dict[str, dict[str, Any]], where: s
     return entry
 
 
-def _check_meaning(entry: Entry, take: _Fields) -> None:
+def _check_meaning(entry: Entry, take: Fields) -> None:
     rejected = entry.status == "rejected"
     if rejected and entry.reason is None:
         raise take.wrong("reason", "is missing: a rejected model says why")
@@ -345,20 +278,16 @@ def _check_meaning(entry: Entry, take: _Fields) -> None:
         raise take.wrong("limits", f"are of exported models with one of the roles {', '.join(MEASURES)}")
     if entry.changed is not None and not (entry.plan or rejected):
         raise take.wrong("changed", "says why the plan's name is not its name, and plan is empty")
-    if entry.serving or entry.served == "vllm":
-        _check_serving(entry, _Fields(take.where, {f"serving.{key}": value for key, value in entry.serving.items()}))
+    if entry.served == "vllm" and entry.serving is None:
+        raise take.wrong("serving", "is missing: what vLLM serves has an architecture and settings")
 
 
-def _check_serving(entry: Entry, take: _Fields) -> None:
-    """The keys that are known; others may be there."""
-    take.text("serving.architecture")
-    take.flag("serving.remote_code", required=True)
-    billions = take.number("serving.params", take.take("serving.params"))
-    if entry.parameters is None or abs(billions * 1e9 / entry.parameters - 1) > 0.01:
-        raise take.wrong("serving.params", f"must be parameters in 1e9, got {billions:g} for {entry.parameters!r}")
+def _serving(take: Fields, role: str, parameters: Any) -> Serving | None:
+    data = take.mapping("serving")
+    return read_serving(take, data, role, parameters) if data else None
 
 
-def _limits(take: _Fields, role: str, preset: Limits) -> Limits:
+def _limits(take: Fields, role: str, preset: Limits) -> Limits:
     """Those of the role with the entry's own over them."""
     own = take.mapping("limits")
     measures = MEASURES.get(role, BOX_MEASURES)
@@ -379,14 +308,14 @@ def _limits(take: _Fields, role: str, preset: Limits) -> Limits:
 def _defaults(data: Any, where: str) -> dict[str, dict[str, Any]]:
     if not isinstance(data, dict):
         raise CatalogueError(f"{where} must be a mapping, got {shown(data)}")
-    _known(where, data, ROLES)
+    known_fields(where, data, ROLES)
     found: dict[str, dict[str, Any]] = {}
     for role, values in data.items():
         at = f"{where}: {role}"
         if not isinstance(values, dict):
             raise CatalogueError(f"{at} must be a mapping, got {shown(values)}")
-        _known(at, values, ("weight", "limits"))
-        take = _Fields(at, values)
+        known_fields(at, values, ("weight", "limits"))
+        take = Fields(at, values)
         weight = values.get("weight")
         found[role] = {
             "weight": None if weight is None else take.number("weight", weight, zero=True),
@@ -395,23 +324,9 @@ def _defaults(data: Any, where: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _known(where: str, data: dict[Any, Any], known: tuple[str, ...]) -> None:
-    for key in data:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f": did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
-            raise CatalogueError(f"{where}: no field {shown(key)}{hint}")
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is text that Python takes for a number and YAML does not."""
-    try:
-        return isinstance(value, str) and float(value) > 0
-    except ValueError:
-        return False
-
-
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from .commands import catalogue, head, models, networks, tensorrt, tiers
+from .commands import catalogue, head, models, networks, quantize, repository, techniques, tensorrt, tiers
 
-GROUPS = (catalogue, models, tensorrt, head, tiers, networks)
+GROUPS = (catalogue, techniques, repository, models, tensorrt, head, tiers, quantize, networks)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -110,6 +110,7 @@ def make(order: Order, tell: Callable[[str], None] = print) -> Agreement:
             "recipe": json.dumps(recipe),
         }
         room = int(entry.parameters or 0) * 12
+        over: list[str] = []
         with draft(target, room) as new:
             model = new / "1" / "model.onnx"
             model.parent.mkdir()
@@ -119,16 +120,20 @@ def make(order: Order, tell: Callable[[str], None] = print) -> Agreement:
             write_graph(pieces, output_names(family.kind), whole, opset, facts, Path(scratch))
             if order.precision != "fp32":
                 before = compare(Session(whole, family.kind), source, family.kind, classes, canvases)
-                tell(f"{entry.name} fp32 against its source: {before.judge(entry.limits_at('fp32'))}")
+                before = before.judge(entry.limits_at("fp32"))
+                over = [f"fp32 {text}" for text in before.over]
+                tell(f"{entry.name} fp32 against its source: {before}")
                 convert(whole, model, order.precision, order.images, family.keep)
             told = {k: v for k, v in facts.items() if k in ("licence", "source")}
             told |= {"pool_weight": f"{entry.weight:g}"} if entry.weight is not None else {}
             (new / "config.pbtxt").write_text(config(target.name, family.kind, told), encoding="utf-8")
     size = sum(p.stat().st_size for p in (target / "1").iterdir())
     tell(f"{target}: {size / 1e6:.1f} MB, licence {entry.licence}")
-    return judged(
+    found = judged(
         target / "1" / "model.onnx", family, entry, source, classes, canvases, order.precision, weights.random, tell
     )
+    found.over += over  # a graph that is wrong before it is rounded is wrong
+    return found
 
 
 def check(path: Path, images: Path | None, tell: Callable[[str], None] = print) -> Agreement:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -12,15 +14,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from rich.console import Console
 from roadwork_cascade.policy import load_policy
 from roadwork_cascade.taxonomy import load_taxonomy
 from roadwork_client import RoadworkClient, Verdict
+from roadwork_deploy.cli import main
 from roadwork_deploy.errors import RepositoryError
+from roadwork_deploy.profile import known_profiles, load_profile
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.serve import prepare
 from roadwork_deploy.server import EmbeddedServer
+from roadwork_deploy.table import show_server
+from tritonclient.utils import InferenceServerException
 
 DETECTOR = "brightness_boxes"
 SCENE_MODEL = "brightness"
@@ -111,6 +119,23 @@ def add_scene_model(repository: Path) -> None:
     add_folder(repository, SCENE_MODEL, [helper.make_node("Identity", ["light"], ["presence"])], outputs, {}, shown)
 
 
+def add_weightless(repository: Path) -> list[str]:
+    """30 folders as the catalogue has them before anybody brings weights: detectors and tiers; their names."""
+    names = []
+    for number in range(20):
+        names.append(f"bare_{number}")
+        text = (repository / "yolox_nano" / "config.pbtxt").read_text().replace("yolox_nano", names[-1])
+        (repository / names[-1]).mkdir()
+        (repository / names[-1] / "config.pbtxt").write_text(text)
+    for number in range(10):
+        names.append(f"far_{number}")
+        text = (repository / "tiny_vlm_s" / "config.pbtxt").read_text().replace("tiny_vlm_s", names[-1])
+        (repository / names[-1] / "1").mkdir(parents=True)
+        (repository / names[-1] / "config.pbtxt").write_text(text)
+        (repository / names[-1] / "1" / "model.json").write_text(f'{{"model": "nobody/has-{number}"}}')
+    return names
+
+
 def wire(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "roadwork_deploy.cli", "wire", "--model-repository", str(repository), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -122,9 +147,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed repository."""
+    """The committed repository, and folders without weights, which have no part in anything that follows."""
     repository = tmp_path_factory.mktemp("added") / "model_repository"
     shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    add_weightless(repository)
     return repository
 
 
@@ -147,10 +173,9 @@ def wired(copy: Path) -> Path:
     after = contents(copy)
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {"perception/config.pbtxt", "glance/config.pbtxt", "roadwork/policy.yaml"}
+    configs = {f"configs/{load_profile(profile).config_name}.pbtxt" for profile in known_profiles()}
     assert set(after) - set(before) == {
-        f"{name}/{file}"
-        for name in (DETECTOR, SCENE_MODEL)
-        for file in ("config.pbtxt", "1/model.onnx", "configs/cpu.pbtxt", "configs/gpu.pbtxt")
+        f"{name}/{file}" for name in (DETECTOR, SCENE_MODEL) for file in ("config.pbtxt", "1/model.onnx", *configs)
     }
     now = load_policy(copy / "roadwork" / "policy.yaml").to_dict()
     for stage in now["stages"]:  # the members of old keep their fitted numbers
@@ -185,6 +210,31 @@ def test_new_members_are_asked_and_answer_as_they_see(grown: EmbeddedServer) -> 
             assert answers[name].weight == 1.0
             assert verdict.versions.models[name] == "1"
         assert {"scene", "yolox_nano", "centernet_nano"} <= set(answers)
+
+
+def test_folders_without_weights_are_left_alone(
+    wired: Path, grown: EmbeddedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton knows of them, none is loaded, and asked to load one it says what is missing and goes on serving."""
+    with grpc.InferenceServerClient(grown.grpc_url) as client:
+        index = {model.name: model.state for model in client.get_model_repository_index(client_timeout=10).models}
+        bare = {f"bare_{number}" for number in range(20)} | {f"far_{number}" for number in range(10)}
+        assert bare <= set(index)
+        assert {index[name] for name in bare} == {""}
+        assert index[DETECTOR] == index["yolox_nano"] == "READY"
+        with pytest.raises(InferenceServerException, match="bare_0"):
+            client.load_model("bare_0", client_timeout=30)
+    assert ask(grown, 20).status == "ok"
+    assert main(["models", "--json", "--model-repository", str(grown.repository)]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {name for name, row in rows.items() if not row["ready"]} >= bare
+    assert rows["far_3"]["command"] == "roadwork-export tier far_3 --weights nobody/has-3"
+    assert rows[DETECTOR]["ready"]
+    assert rows[DETECTOR]["kind"] == "detector"
+    console = Console(record=True, width=200)
+    show_server(dataclasses.replace(prepare(wired), server=grown), 1.0, console)
+    count = sum(not row["ready"] for row in rows.values())
+    assert f"{count} more models have no weights here: roadwork-deploy models" in console.export_text()
 
 
 def test_what_a_new_detector_sees_is_drawn_in_pixels_of_the_original(grown: EmbeddedServer) -> None:

@@ -51,6 +51,7 @@ def fill_working(repository: Any) -> None:
         'cpu_execution_accelerator [{ name: "openvino" }] } } instance_group [{ count: 2 kind: KIND_CPU }]'
     )
     repository.add_adder("accelerated", config=accelerators)
+    repository.add_adder("sizes", config=parameter("batch_sizes", "2,4"))
     repository.add_adder("platform")
     config = repository.path / "platform" / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'))
@@ -192,6 +193,14 @@ def test_warm_up_runs_before_the_model_is_ready(served: EmbeddedServer) -> None:
     log = served.log_text()
     warmed = log.index("is running warmup sample 'zeros'")
     assert warmed < log.index("successfully loaded 'warm'")
+
+
+def test_batches_of_other_sizes_are_filled_up_and_cut_again(served: EmbeddedServer, infer: Callable) -> None:
+    log = served.log_text()
+    assert all(f"sizes_0_0: first batch of {size} took" in log for size in (2, 4))
+    for count in (1, 3, 4, 5):
+        found, expected = (infer(served, model, x=rows(count, 5.0))["y"] for model in ("sizes", "add"))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_thread_settings_reach_the_session(served: EmbeddedServer) -> None:

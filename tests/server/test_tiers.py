@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from roadwork_cascade.members import PREPARED, read_prepared
 from roadwork_cascade.prompts import parse_prompt
 from roadwork_cascade.tier_image import tier_image
 from roadwork_client import RoadworkClient
+from roadwork_deploy.cli import main
 from tritonclient.utils import InferenceServerException
 
 pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_deploy.install_vllm)")
@@ -37,6 +39,7 @@ from tier_policy import (
     talkative,
     tier,
 )
+from watching import gone
 
 if TYPE_CHECKING:
     from tier_policy import TierServer
@@ -117,19 +120,37 @@ def picture(tiers: TierServer, infer: Callable, data: Mapping[str, Any]) -> byte
     return asyncio.run(tier_image(parse_prompt(data).image, tiers.image, canvas, geometry))
 
 
-def test_a_tier_that_is_unloaded_is_left_out_and_joins_again(
-    client: RoadworkClient, tiers: TierServer, wait_until: Callable
+def test_a_tier_that_is_unloaded_gives_its_memory_back_is_left_out_and_joins_again(
+    client: RoadworkClient, tiers: TierServer, wait_until: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with tiers.triton() as triton:
-        triton.unload_model(SMALL)
-        wait_until(lambda: not triton.is_model_ready(SMALL), 30, "the tier is unloaded")
-        for _ in range(5):
-            verdict = client.predict(tiers.image)
-            check(verdict)
-            assert verdict.status == "ok"
-            assert outcomes(verdict) == {"fast": "unavailable", "precise": "answered"}
-        triton.load_model(SMALL, client_timeout=START)
+    engine, there = tiers.engine(SMALL), ["--grpc-url", tiers.server.grpc_url, "--timeout", str(START)]
+    assert engine is not None
+    assert main(["tier", "unload", SMALL, *there]) == 0
+    assert gone(engine)
+    for _ in range(5):
+        verdict = client.predict(tiers.image)
+        check(verdict)
+        assert verdict.status == "ok"
+        assert outcomes(verdict) == {"fast": "unavailable", "precise": "answered"}
+    assert main(["tier", "load", SMALL, *there, "--model-repository", str(tiers.server.repository)]) == 0
     wait_until(lambda: outcomes(client.predict(tiers.image)) == BOTH, 15, "the tier is asked again")
+    said = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"tier {SMALL} is gone after \d+ s; roadwork-deploy tier load {SMALL} brings it back", said[0])
+    assert re.fullmatch(rf"tier {SMALL} has joined after \d+ s", said[1])
+
+
+def test_a_tier_that_cannot_come_or_go_is_told_in_one_line(
+    tiers: TierServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = ["--grpc-url", tiers.server.grpc_url]
+    assert main(["tier", "unload", "tiny_nowhere", *there]) == 2
+    assert main(["tier", "load", "tiny_nowhere", *there]) == 2
+    assert main(["tier", "load", SMALL, "--grpc-url", "localhost:1"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "roadwork-deploy: tiny_nowhere is not in the server's repository"
+    assert said[1].startswith("roadwork-deploy: tiny_nowhere: failed to load 'tiny_nowhere'")
+    assert said[2] == "roadwork-deploy: no server answers at localhost:1; name it with --grpc-url HOST:PORT"
+    assert len(said) == 3
 
 
 # A tier that is not there ---------------------------------------------------------------------------------------------

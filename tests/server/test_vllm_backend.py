@@ -7,13 +7,10 @@ import io
 import json
 import math
 import os
-import queue
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from roadwork_deploy.server import EmbeddedServer
 from tritonclient.utils import InferenceServerException
 
 sys.path.append(str(Path(__file__).parent))
+from asker import WAIT, Asker, asking
 from tiny_tier import CONFIG, PROMPT, TEXT_PROMPT, WORDS, add_tier
 from watching import engines, gone, metric, parent
 
@@ -32,7 +30,6 @@ pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_de
 
 pytestmark = pytest.mark.timeout(400)
 START = 240.0  # seconds that engines may take to start on a busy machine
-WAIT = 30.0  # for one answer
 RETURNS = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
 LONG = {"temperature": 0, "max_tokens": 400, "ignore_eos": True}
 
@@ -84,100 +81,6 @@ class TritonPythonModel:
 '''
 
 
-@dataclass
-class Answer:
-    """All responses of one request."""
-
-    pieces: list[dict[str, np.ndarray]] = field(default_factory=list)
-    error: InferenceServerException | None = None
-    finals: int = 0
-    seconds: float = 0.0
-
-    @property
-    def text(self) -> str:
-        return b"".join(piece["text_output"][0] for piece in self.pieces if "text_output" in piece).decode()
-
-    @property
-    def message(self) -> str:
-        assert self.error is not None, self.text
-        return str(self.error.message())
-
-
-class Asker:
-    """One gRPC stream to a server; every wait has an end."""
-
-    def __init__(self, url: str) -> None:
-        self.client = grpc.InferenceServerClient(url)
-        self.answers: queue.Queue = queue.Queue()
-        self.sent = 0
-        self.request_id = ""
-        self.client.start_stream(lambda result, error: self.answers.put((result, error)))
-
-    def close(self) -> None:
-        self.client.stop_stream(cancel_requests=True)
-        self.client.close()
-
-    def send(
-        self,
-        prompt: str = TEXT_PROMPT,
-        images: tuple[bytes, ...] = (),
-        *,
-        model: str = "tiny",
-        sampling: dict | str | None = None,
-        returns: tuple[str, ...] = (),
-        parameters: dict | None = None,
-        request_id: str = "",
-        **flags: bool,
-    ) -> None:
-        tensors: dict[str, np.ndarray] = {"text_input": np.array([prompt.encode()], object)}
-        if images:
-            tensors["image"] = np.array(images, object)
-        if sampling is not None:
-            text = sampling if isinstance(sampling, str) else json.dumps(sampling)
-            tensors["sampling_parameters"] = np.array([text.encode()], object)
-        tensors |= {name: np.array([value]) for name, value in flags.items()}
-        tensors |= {f"return_{name}": np.array([True]) for name in returns}
-        inputs = []
-        for name, array in tensors.items():
-            inputs.append(grpc.InferInput(name, list(array.shape), "BOOL" if array.dtype == bool else "BYTES"))
-            inputs[-1].set_data_from_numpy(array)
-        self.sent += 1
-        self.request_id = request_id or f"number {self.sent}"
-        self.client.async_stream_infer(
-            model, inputs, request_id=self.request_id, parameters=parameters, enable_empty_final_response=True
-        )
-
-    def receive(self, timeout: float = WAIT) -> Answer:
-        """All responses of the one request under way."""
-        answer, began = Answer(), time.monotonic()
-        while not answer.finals and answer.error is None:
-            result, error = self.answers.get(timeout=timeout)
-            if error is not None:
-                answer.error = error
-                break
-            response = result.get_response()
-            if response.id != self.request_id:
-                continue  # an error behind other responses is followed by an empty one, the end
-            if response.outputs:
-                answer.pieces.append({output.name: result.as_numpy(output.name) for output in response.outputs})
-            answer.finals += response.parameters["triton_final_response"].bool_param
-        answer.seconds = time.monotonic() - began
-        return answer
-
-    def ask(self, *arguments: Any, **settings: Any) -> Answer:
-        self.send(*arguments, **settings)
-        return self.receive()
-
-
-@contextmanager
-def asking(server: EmbeddedServer) -> Iterator[Asker]:
-    asker = Asker(server.grpc_url)
-    try:
-        yield asker
-    finally:
-        asker.close()
-
-
 def jpeg(width: int = 320, height: int = 240, *, noise: bool = False) -> bytes:
     """Base64 text of a JPEG."""
     picture = Image.new("RGB", (width, height), (200, 90, 20))
@@ -202,6 +105,7 @@ def served(module_repository: Any, tokens: dict[str, int]) -> Iterator[EmbeddedS
     add_tier(repository.path, "bad_value", weights=False, model=weights, max_model_len=-5)
     add_tier(repository.path, "no_weights", weights=False)
     add_tier(repository.path, "bad_limit", weights=False, model=weights, config=parameter("max_image_bytes", "much"))
+    add_tier(repository.path, "sleeper", weights=False, model=weights, config=parameter("SLEEP_AFTER_SECONDS", 60))
     coupled = CONFIG.format(name="coupled", more="").replace("decoupled: true", "decoupled: false")
     add_tier(repository.path, "coupled", weights=False, model=weights, text=coupled)
     repository.add_adder("add")
@@ -266,6 +170,7 @@ def test_a_tier_that_cannot_join_is_left_out_with_one_line(tiers: dict[str, Any]
         ("bad_value", ["the engine does not start with this model.json", "max_model_len"]),
         ("no_weights", ["model.json: model:", "no_weights/1/weights is missing", "roadwork-export tier no_weights"]),
         ("coupled", ["coupled: config.pbtxt must say model_transaction_policy { decoupled: true }"]),
+        ("sleeper", ["SLEEP_AFTER_SECONDS in config.pbtxt", "needs a GPU", "roadwork-deploy tier unload sleeper"]),
     ],
 )
 def test_a_tier_that_does_not_load_names_the_setting(asker: Asker, model: str, words: list[str]) -> None:

@@ -5,7 +5,8 @@
 SETTINGS.json: `engine` (AsyncEngineArgs), `prompt`, `sampling`. Messages (see `worker`):
 `{"do": "block", "images": FILE, "in_flight": N, "seconds": S, "least": M}` -> `{"begins", "ends"}`, for S seconds and
 at least M requests, each image once;
-`{"do": "answers", "images": FILE}` -> `{"answers": [{token id: log-probability}], "input_tokens": N}`.
+`{"do": "answers", "images": FILE}` -> `{"answers": [{token id: log-probability}], "input_tokens": N}`;
+`{"do": "cache"}` -> `{"tokens": N}`, for which the engine's cache has room.
 """
 
 from __future__ import annotations
@@ -88,7 +89,13 @@ class BareEngine:
             "input_tokens": len(found[0].prompt_token_ids),
         }
 
+    def cache(self) -> dict[str, Any]:
+        cache = self._engine.vllm_config.cache_config
+        return {"tokens": int(cache.num_gpu_blocks) * int(cache.block_size)}
+
     def handle(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message["do"] == "cache":
+            return self.cache()
         images = read_images(message["images"])
         if message["do"] == "answers":
             return self.loop.run_until_complete(self.answers(images))

@@ -11,6 +11,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 def cpu_seconds(roots: Iterable[int]) -> float:
     """Seconds that the processes `roots` and their descendants have computed so far (the living ones)."""
+    return sum(descendants(roots).values())
+
+
+def descendants(roots: Iterable[int]) -> dict[int, float]:
+    """Process -> seconds that it has computed so far, of the living ones among `roots` and their descendants."""
     parents: dict[int, list[int]] = {}
     used: dict[int, float] = {}
     for path in Path("/proc").iterdir():
@@ -24,9 +29,11 @@ def cpu_seconds(roots: Iterable[int]) -> float:
         pid = int(path.name)
         parents.setdefault(int(fields[1]), []).append(pid)
         used[pid] = (int(fields[11]) + int(fields[12])) / TICKS
-    total, waiting = 0.0, list(roots)
+    found: dict[int, float] = {}
+    waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        total += used.get(pid, 0.0)
+        if pid in used:
+            found[pid] = used[pid]
         waiting += parents.get(pid, [])
-    return total
+    return found

@@ -68,6 +68,10 @@ class BareSide:
     def answers(self, images: Path) -> dict[str, Any]:
         return self._worker.ask({"do": "answers", "images": str(images)}, GRACE_SECONDS)
 
+    def cache_tokens(self) -> int:
+        """Tokens for which the engine's cache of keys and values has room."""
+        return int(self._worker.ask({"do": "cache"}, GRACE_SECONDS)["tokens"])
+
     def close(self) -> None:
         self._worker.close()
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from ort_batch import Job, run_jobs
+from ort_batch import Job, fill_up, run_jobs
 from ort_providers import choose_providers, describe
 from ort_session import find_file, open_session
 from ort_settings import ConfigError, Settings, read_settings
-from ort_signature import check_signature, complete
+from ort_signature import blank, check_signature, complete
 
 
 class TritonPythonModel:
@@ -78,6 +79,8 @@ class TritonPythonModel:
         )
         self._outputs = {tensor.name: tensor for tensor in outputs}
         self._batched = int(config.get("max_batch_size", 0)) > 0
+        self._run = fill_up(self._run_session, settings.batch_sizes) if self._batched else self._run_session
+        self._try_out(args["model_instance_name"], settings.batch_sizes if self._batched else ())
         pb_utils.Logger.log_info(
             f"{args['model_instance_name']}: {path.name} on {describe(providers)}, "
             f"threads {settings.intra_op_threads or 'by ONNX Runtime'}"
@@ -104,7 +107,17 @@ class TritonPythonModel:
             elif not tensor.optional:
                 raise ValueError(f"input '{tensor.name}' is missing")
 
-    def _run(self, names: list[str], inputs: dict) -> list:
+    def _try_out(self, instance: str, sizes: tuple[int, ...]) -> None:
+        """Every size of a batch once: the first run of a shape chooses its algorithms."""
+        for size in sizes:
+            inputs = blank(self._session.get_inputs(), size)
+            if inputs is None:
+                return
+            began = time.monotonic()
+            self._run_session(list(self._outputs), inputs)
+            pb_utils.Logger.log_info(f"{instance}: first batch of {size} took {time.monotonic() - began:.1f} s")
+
+    def _run_session(self, names: list[str], inputs: dict) -> list:
         return self._session.run(names, inputs, self._run_options)
 
     def _response(self, job: Job) -> Any:

@@ -73,3 +73,29 @@ def _run_together(group: Sequence[Job], run: Run) -> bool:
         job.outputs = {name: outputs[name][start : start + count] for name in job.wanted}
         start += count
     return True
+
+
+def fill_up(run: Run, sizes: Sequence[int]) -> Run:
+    """`run` for batches of these sizes alone: others are filled up to the next with copies of their last image.
+
+    On a GPU every new shape costs seconds, in which cuDNN chooses algorithms for each convolution; few shapes, all seen
+    at load, cost a little arithmetic instead. Batches over the largest size run as they are.
+
+    Args:
+        sizes: ascending. Dimension 0 of every array of `run` is the batch.
+    """
+
+    def filled(names: list[str], inputs: Arrays) -> Sequence[np.ndarray]:
+        rows = next(iter(inputs.values())).shape[0]
+        size = next((size for size in sizes if size >= rows), rows)
+        if size == rows or rows == 0:
+            return run(names, inputs)
+        longer = {
+            name: np.concatenate([array, np.repeat(array[-1:], size - rows, 0)]) for name, array in inputs.items()
+        }
+        outputs = run(names, longer)
+        if any(array.ndim == 0 or array.shape[0] != size for array in outputs):
+            return run(names, inputs)  # an output that is not of the batch would be one of the longer batch
+        return [array[:rows] for array in outputs]
+
+    return filled

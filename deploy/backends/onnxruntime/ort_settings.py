@@ -37,7 +37,11 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the session of one model is built. Thread counts of 0 leave the choice to ONNX Runtime."""
+    """How the session of one model is built. Thread counts of 0 leave the choice to ONNX Runtime.
+
+    `batch_sizes`, ascending, is this backend's own: the parameter `batch_sizes: "1,2,4,8"` fills every batch up to the
+    next of these and runs each of them once at load. NVIDIA's backend does not know it and runs batches as they come.
+    """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -48,6 +52,7 @@ class Settings:
     session_entries: dict[str, str] = field(default_factory=dict)
     run_entries: dict[str, str] = field(default_factory=dict)
     cuda_options: dict[str, str] = field(default_factory=dict)
+    batch_sizes: tuple[int, ...] = ()
     accelerators: tuple[Accelerator, ...] = ()
 
 
@@ -85,6 +90,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         session_entries=entries,
         run_entries={key: parameters[key] for key in RUN_ENTRIES if key in parameters},
         cuda_options=_cuda_options(name, parameters),
+        batch_sizes=_batch_sizes(name, parameters, config),
         accelerators=_accelerators(config),
     )
 
@@ -130,6 +136,17 @@ def _cuda_options(model: str, parameters: Mapping[str, str]) -> dict[str, str]:
     if "do_copy_in_default_stream" in parameters:
         options["do_copy_in_default_stream"] = parameters["do_copy_in_default_stream"]
     return options
+
+
+def _batch_sizes(model: str, parameters: Mapping[str, str], config: Mapping[str, Any]) -> tuple[int, ...]:
+    text = parameters.get("batch_sizes", "")
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ConfigError(f"{model}: parameter batch_sizes is {text!r}; it is a list such as 1,2,4,8")
+    # One list suits all models of a profile: what is over a model's own limit never comes.
+    preferred = (config.get("dynamic_batching") or {}).get("preferred_batch_size") or ()
+    limit = max((int(size) for size in preferred), default=int(config.get("max_batch_size", 0)))
+    return tuple(sorted({int(word) for word in words if int(word) <= limit}))
 
 
 def _accelerators(config: Mapping[str, Any]) -> tuple[Accelerator, ...]:

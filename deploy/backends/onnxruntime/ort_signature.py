@@ -192,3 +192,18 @@ def complete(config: Mapping[str, Any], inputs: Sequence[Node], outputs: Sequenc
                 for node in side
             ]
     return found
+
+
+NUMPY = {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+def blank(inputs: Sequence[Node], size: int) -> dict[str, np.ndarray] | None:
+    """A batch of zeros for a session; None where a shape behind the batch is not fixed, or holds strings."""
+    made = {}
+    for node in inputs:
+        shape = list(node.shape)[1:]
+        if node.type == "tensor(string)" or not all(isinstance(side, int) for side in shape):
+            return None
+        kind = NUMPY.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
+        made[node.name] = np.zeros((size, *(int(side or 0) for side in shape)), kind)
+    return made

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import vllm_guard
+from vllm_bed import EngineBed
+from vllm_memory import memory_of
 from vllm_request import Request, RequestError
 from vllm_sampling import check_sampling, fail
 from vllm_settings import Settings
+from vllm_sleep import CannotWake, Sleeper, State
 
 RESTARTS = 3
 RESTART_WINDOW = 600.0  # seconds
@@ -44,6 +47,7 @@ class Engine:
         stat_loggers: factories for vLLM, as `AsyncLLM` takes them.
         log: takes one line.
         lost: called (on the loop's thread) when the engine has died and is not started again.
+        slept: called (there too) with each state of an engine that may sleep, and the seconds that waking took.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Engine:
         stat_loggers: list[Any],
         log: Callable[[str], None],
         lost: Callable[[], None],
+        slept: Callable[[State, float | None], None] = lambda state, seconds: None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -61,6 +66,8 @@ class Engine:
         self._stat_loggers = stat_loggers
         self._log = log
         self._lost = lost
+        self._slept = slept
+        self._sleeper: Sleeper | None = None
         self._client: Any = None
         self._why_not: str | None = "the engine is being started"
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
@@ -118,20 +125,34 @@ class Engine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         params, lora = self._sampling(request), self._lora(request.lora_name)
-        prompt = await self._render(request.prompt, images)
-        try:
-            answers = self._client.generate(prompt, params, request_id, lora_request=lora)
-            async with contextlib.aclosing(answers):
-                async for answer in answers:
-                    yield answer
-        except (*_client_errors(), ValueError) as error:
-            raise _refused(error, request) from None
-        except EngineDeadError:
-            raise EngineError(f"the engine of {self.name} has died") from None
-        except EngineGenerateError as error:
-            if isinstance(error.__cause__, ValueError):
-                raise _refused(error.__cause__, request) from None
-            raise EngineError(f"the engine of {self.name} failed: {error.__cause__!r}") from None
+        # Held awake from here on: falling asleep empties the cache of pixel values that a prompt refers to.
+        async with self._awake():
+            prompt = await self._render(request.prompt, images)
+            try:
+                answers = self._client.generate(prompt, params, request_id, lora_request=lora)
+                async with contextlib.aclosing(answers):
+                    async for answer in answers:
+                        yield answer
+            except (*_client_errors(), ValueError) as error:
+                raise _refused(error, request) from None
+            except EngineDeadError:
+                raise EngineError(f"the engine of {self.name} has died") from None
+            except EngineGenerateError as error:
+                if isinstance(error.__cause__, ValueError):
+                    raise _refused(error.__cause__, request) from None
+                raise EngineError(f"the engine of {self.name} failed: {error.__cause__!r}") from None
+
+    @contextlib.asynccontextmanager
+    async def _awake(self) -> AsyncIterator[None]:
+        if self._sleeper is None:
+            yield
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._sleeper.awake())
+            except CannotWake as error:
+                raise EngineError(f"the engine of {self.name} does not answer: {error}") from None
+            yield
 
     async def _render(self, text: str, images: list[Any]) -> Any:
         """Tokens and pixel values as the engine takes them; made in vLLM's threads, off this loop."""
@@ -218,6 +239,18 @@ class Engine:
                 os.environ.pop(vllm_guard.REASON_FILE, None)
         await self._client.reset_mm_cache()  # the start has filled it with made-up images
         self._why_not = None
+        if self.settings.sleep is not None:
+            if self._sleeper is None:
+                after, level = self.settings.sleep.after, self.settings.sleep.level
+                memory = memory_of(config.parallel_config.world_size)
+                bed = EngineBed(lambda: self._client, level, memory)
+                self._sleeper = Sleeper(after, bed, self._overslept, self._slept)
+            self._sleeper.start()
+
+    def _overslept(self, why: str) -> None:
+        """Sleeping or waking went wrong, so that nobody knows what is in its memory."""
+        self._log(f"the engine of {self.name} is of no use any more: {why}")
+        self._died()
 
     def died(self) -> None:
         """Take note that the engine has died: start it again in the background, or give it up. Any thread."""
@@ -226,6 +259,8 @@ class Engine:
     def _died(self) -> None:
         if self._closing or self._reviving is not None or self._why_not is not None:
             return
+        if self._sleeper is not None:
+            self._sleeper.stop()
         now = time.monotonic()
         recent = [at for at in self._restarts if now - at < RESTART_WINDOW]
         if self.settings.health_check or len(recent) >= RESTARTS:
@@ -255,6 +290,8 @@ class Engine:
     async def _end(self) -> None:
         if self._reviving is not None:
             self._reviving.cancel()
+        if self._sleeper is not None:
+            self._sleeper.stop()
         if self._client is not None:
             self._client.shutdown()
             self._client = None

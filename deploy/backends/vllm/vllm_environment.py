@@ -14,6 +14,8 @@ DEFAULTS: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Weights that are not here are a load error with the command that brings them, not a download within a load.
+    "HF_HUB_OFFLINE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
     # A forked engine would inherit the threads and the shared memory of Triton's stub half alive.

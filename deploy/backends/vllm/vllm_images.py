@@ -78,6 +78,17 @@ def decode_image(text: bytes, index: int, limits: Limits) -> Any:
     Raises:
         RequestError: no base64, no picture, too large or cut off.
     """
+    picture = open_image(text, index, limits)
+    try:
+        return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RequestError(f"image[{index}]: cannot be decoded ({error})") from None
+
+
+def open_image(text: bytes, index: int, limits: Limits) -> Any:
+    """A `PIL.Image` of which only the header is read. Args and errors as `decode_image`, except that a file that is cut
+    off goes through.
+    """
     where = f"image[{index}]"
     try:
         data = base64.b64decode(text, validate=True)
@@ -95,7 +106,4 @@ def decode_image(text: bytes, index: int, limits: Limits) -> Any:
             f"{where}: has {width} x {height} = {width * height} pixels, the limit is {limits.pixels} "
             "(max_image_pixels in config.pbtxt)"
         )
-    try:
-        return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RequestError(f"{where}: cannot be decoded ({error})") from None
+    return picture

@@ -1,6 +1,6 @@
 """Hands vLLM's counters to Triton's metrics endpoint, summed up twice a second.
 
-Names are those of NVIDIA's vLLM backend, which are vLLM's own; the two gauges are added.
+Names are those of NVIDIA's vLLM backend, which are vLLM's own; the gauges and what is said of sleeping are added.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_sleep import LEVELS, State
+
 PERIOD_SECONDS = 0.5
 COUNTERS = {
     "vllm:prompt_tokens_total": "Number of prefill tokens processed.",
@@ -18,9 +20,11 @@ COUNTERS = {
 GAUGES = {
     "vllm:num_requests_running": "Number of requests in the engine's batches.",
     "vllm:num_requests_waiting": "Number of requests that wait for the engine.",
+    "roadwork_tier_state": "0 awake, 1 falling asleep, 2 asleep, 3 waking.",
 }
 LATENCY = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0]
 TOKEN_LATENCY = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]
+WAKE_LATENCY = [0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0]
 WHOLE_LATENCY = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0]
 HISTOGRAMS: Mapping[str, tuple[str, list[float] | None]] = {
     "vllm:time_to_first_token_seconds": ("Histogram of time to first token in seconds.", LATENCY),
@@ -28,6 +32,7 @@ HISTOGRAMS: Mapping[str, tuple[str, list[float] | None]] = {
     "vllm:e2e_request_latency_seconds": ("Histogram of end to end request latency in seconds.", WHOLE_LATENCY),
     "vllm:request_prompt_tokens": ("Number of prefill tokens processed.", None),  # None: by max_model_len
     "vllm:request_generation_tokens": ("Number of generation tokens processed.", None),
+    "roadwork_tier_wake_seconds": ("Histogram of the seconds that an engine took to wake up.", WAKE_LATENCY),
     "vllm:request_params_n": ("Histogram of the n request parameter.", [1, 2, 5, 10, 20]),
 }
 
@@ -79,6 +84,13 @@ class Metrics:
                 self._seen["vllm:e2e_request_latency_seconds"].append(done.e2e_latency)
                 self._seen["vllm:request_prompt_tokens"].append(done.num_prompt_tokens)
                 self._seen["vllm:request_generation_tokens"].append(done.num_generation_tokens)
+
+    def slept(self, state: State, seconds: float | None) -> None:
+        """Take in a state of an engine that may sleep, and how long waking took."""
+        with self._lock:
+            self._levels["roadwork_tier_state"] = LEVELS[state]
+            if seconds is not None:
+                self._seen["roadwork_tier_wake_seconds"].append(seconds)
 
     def close(self) -> None:
         """Hand on what is left and end the thread."""

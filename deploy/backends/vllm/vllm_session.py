@@ -8,6 +8,7 @@ shared memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import queue
@@ -60,12 +61,20 @@ class Session:
         engine: started.
         limits: of images.
         log: takes one line, for what a caller cannot put right.
+        decode: makes of an image's base64 text what the engine takes.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        log: Callable[[str], None],
+        decode: Callable[[bytes, int, Limits], Any] = decode_image,
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._log = log
+        self._decode = decode
         self._runs: set[_Run] = set()
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -155,19 +164,21 @@ class Session:
         request = run.request
         check_images(request.images, self._limits)
         work = [
-            self._engine.loop.run_in_executor(self._decoders, decode_image, text, index, self._limits)
+            self._engine.loop.run_in_executor(self._decoders, self._decode, text, index, self._limits)
             for index, text in enumerate(request.images)
         ]
         images = list(await asyncio.gather(*work))
         request.images = []  # the text is not needed any more
         echo = request.prompt if request.echo else ""
         last = None
-        async for result in self._engine.generate(f"{next(self._numbers)}", request, images):
-            run.tokens += sum(len(output.token_ids) for output in result.outputs)
-            if request.stream:
-                tensors = answer_tensors(result, request.returns, "")
-                self.post(run.caller.answer, tensors, result.finished)
-            last = result
+        # Closed whatever happens: a request that is over must not keep the engine awake.
+        async with contextlib.aclosing(self._engine.generate(f"{next(self._numbers)}", request, images)) as results:
+            async for result in results:
+                run.tokens += sum(len(output.token_ids) for output in result.outputs)
+                if request.stream:
+                    tensors = answer_tensors(result, request.returns, "")
+                    self.post(run.caller.answer, tensors, result.finished)
+                last = result
         if last is None:
             raise EngineError(f"the engine of {self._engine.name} gave no answer")
         if not request.stream:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vllm_overlay import OverlayError, overlaid
 
 BUILD = "roadwork-export tier"
 # Settings of model.json that name a folder or a hub id.
@@ -16,6 +19,14 @@ PATHS = ("model", "tokenizer", "hf_config_path", "generation_config")
 
 class SettingsError(Exception):
     """The folder cannot be served as it is; one line that names file and setting."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """When an engine falls asleep: after so many seconds without a request, at vLLM's level 1 or 2."""
+
+    after: float
+    level: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Settings:
         health_check: ENABLE_VLLM_HEALTH_CHECK.
         metrics: REPORT_CUSTOM_METRICS, unless model.json turns statistics off.
         parameters: of config.pbtxt, name -> text.
+        sleep: SLEEP_AFTER_SECONDS and SLEEP_LEVEL; None: the engine never sleeps.
     """
 
     engine: dict[str, Any]
@@ -37,6 +49,7 @@ class Settings:
     health_check: bool = False
     metrics: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    sleep: Sleep | None = None
 
 
 def read_settings(name: str, folder: Path, config: Mapping[str, Any], known: Callable[[], Collection[str]]) -> Settings:
@@ -52,11 +65,14 @@ def read_settings(name: str, folder: Path, config: Mapping[str, Any], known: Cal
         SettingsError: a file is missing or malformed, a key is unknown, a path does not exist.
     """
     parameters = {key: str(value.get("string_value", "")) for key, value in (config.get("parameters") or {}).items()}
-    _check_decoupled(name, config)
+    check_decoupled(name, config)
     path = folder / "model.json"
     if not path.is_file():
         raise SettingsError(f"{path} is missing; make it with: {BUILD} {name}")
-    engine = _object(path)
+    try:
+        engine = overlaid(name, _object(path), parameters)
+    except OverlayError as error:
+        raise SettingsError(str(error)) from None
     if not isinstance(engine.get("model"), str):
         raise SettingsError(f"{path}: model: is a folder or a hub id, got {engine.get('model')!r}")
     for key in PATHS:
@@ -67,6 +83,9 @@ def read_settings(name: str, folder: Path, config: Mapping[str, Any], known: Cal
     if _true(engine.get("enable_lora", False)):
         engine["enable_lora"] = True
         loras = _loras(folder)
+    sleep = _sleep(name, parameters, path, engine)
+    if sleep is not None:
+        engine["enable_sleep_mode"] = True
     _check_names(path, engine, known())
     return Settings(
         engine=engine,
@@ -75,7 +94,50 @@ def read_settings(name: str, folder: Path, config: Mapping[str, Any], known: Cal
         health_check=_true(parameters.get("ENABLE_VLLM_HEALTH_CHECK", "")),
         metrics=_true(parameters.get("REPORT_CUSTOM_METRICS", "")) and not engine.get("disable_log_stats", False),
         parameters=parameters,
+        sleep=sleep,
     )
+
+
+def check_sleep(name: str, sleep: Sleep | None, possible: bool) -> None:
+    """Raise SettingsError where an engine shall sleep on a device that vLLM has no sleep mode for."""
+    if sleep is not None and not possible:
+        raise SettingsError(
+            f"{name}: SLEEP_AFTER_SECONDS in config.pbtxt: vLLM's sleep mode needs a GPU; take it out, and give memory "
+            f"back with: roadwork-deploy tier unload {name}"
+        )
+
+
+def _sleep(name: str, parameters: Mapping[str, str], path: Path, engine: Mapping[str, Any]) -> Sleep | None:
+    given = parameters.get("SLEEP_AFTER_SECONDS", "0")
+    try:
+        after = float(given)
+    except ValueError:
+        after = math.nan
+    if not 0 <= after < math.inf:
+        raise SettingsError(f"{name}: SLEEP_AFTER_SECONDS in config.pbtxt is a number of at least 0, got {given!r}")
+    level = parameters.get("SLEEP_LEVEL", "1")
+    if level not in ("1", "2"):
+        raise SettingsError(f"{name}: SLEEP_LEVEL in config.pbtxt is 1 or 2, got {level!r}")
+    if not after:
+        return None
+    if engine.get("enable_sleep_mode", True) is not True:
+        raise SettingsError(f"{path}: enable_sleep_mode is false and config.pbtxt has SLEEP_AFTER_SECONDS; drop one")
+    reason = _level_2_loses(engine)
+    if level == "2" and reason:
+        raise SettingsError(f"{name}: SLEEP_LEVEL 2 reads the weights again, which {reason}; use SLEEP_LEVEL 1")
+    return Sleep(after, int(level))
+
+
+def _level_2_loses(engine: Mapping[str, Any]) -> str:
+    """What `reload_weights` of vLLM does not bring back; empty where it brings back everything."""
+    if engine.get("load_format") == "dummy":
+        return "load_format dummy has not"
+    if engine.get("enable_lora"):
+        return "vLLM does not do with enable_lora"
+    speculative = engine.get("speculative_config")
+    if isinstance(speculative, dict) and speculative.get("model"):
+        return "vLLM does not do for the draft model of speculative_config"
+    return ""
 
 
 def _check_names(path: Path, engine: Mapping[str, Any], known: Collection[str]) -> None:
@@ -86,11 +148,12 @@ def _check_names(path: Path, engine: Mapping[str, Any], known: Collection[str]) 
             raise SettingsError(f"{path}: {key!r} is not an engine setting of the installed vLLM{hint}")
 
 
-def _check_decoupled(name: str, config: Mapping[str, Any]) -> None:
+def check_decoupled(name: str, config: Mapping[str, Any]) -> None:
+    """Raise SettingsError where config.pbtxt lets a request have one response alone."""
     if not (config.get("model_transaction_policy") or {}).get("decoupled", False):
         raise SettingsError(
-            f"{name}: config.pbtxt must say model_transaction_policy {{ decoupled: true }}: a request of the vllm "
-            "backend has any number of responses"
+            f"{name}: config.pbtxt must say model_transaction_policy {{ decoupled: true }}: a tier's request has any "
+            "number of responses"
         )
 
 

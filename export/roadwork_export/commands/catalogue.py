@@ -11,6 +11,7 @@ from typing import Any
 
 from ..catalogue import LEVELS, OWN, PRECISIONS, STATUSES, Entry, load_catalogue
 from ..registry import family_names
+from ..serving import Serving, TextModel, VisionModel
 
 PLAN_WIDTH = 32
 LICENCE_WIDTH = 26
@@ -116,13 +117,50 @@ def describe(entry: Entry) -> str:
         "input": f"{entry.input} px" if entry.input else "varies, or none",
         "arguments": _pairs(entry.arguments),
         "served": entry.served,
-        "serving": _pairs(entry.serving),
+        **(serving_lines(entry.serving) if entry.serving else {}),
         "weight": "none, it does not vote" if entry.weight is None else f"{entry.weight:g}",
         "limits": "; ".join(f"{p}: {_pairs(at)}" for p, at in entry.limits.items()),
         "note": entry.note,
         "command": export_command(entry) or "none",
     }
-    return "\n".join([entry.name, *(f"  {name:<10}  {text}" for name, text in lines.items() if text)])
+    return "\n".join([entry.name, *(f"  {name:<11}  {text}" for name, text in lines.items() if text)])
+
+
+def serving_lines(serving: Serving) -> dict[str, str | None]:
+    """What `describe` says of a model that vLLM serves, by the name of its line."""
+    return {
+        "engine": f"vLLM's {serving.architecture}, context {serving.context} tokens, prompt of a {serving.prompt}",
+        "remote code": "yes: the publisher's own Python is run" if serving.remote_code else "no",
+        "text": _text(serving.text) if serving.text else "sizes are not known",
+        "vision": _vision(serving.vision) if serving.vision else "sizes are not known",
+        "other": f"{serving.other:g} B parameters besides" if serving.other else None,
+        "checkpoints": _pairs(serving.checkpoints),
+        "online": ", ".join(serving.online),
+        "settings": json.dumps(dict(serving.settings)) if serving.settings else None,
+        "price": f"{serving.price:g} US dollars a million tokens, a guess" if serving.price else None,
+        "verified": serving.verified,
+    }
+
+
+def _text(text: TextModel) -> str:
+    cache = 2 * text.kv_layers * (text.latent or text.kv_heads * text.head_dim) * (1 if text.latent else 2)
+    said = (
+        f"{text.layers} layers of {text.hidden}",
+        f"{text.heads} heads on {text.kv_heads} of {text.head_dim}",
+        f"network {text.intermediate}" if text.expert_layers < text.layers else None,
+        f"{text.experts} experts of {text.expert_intermediate} in {text.expert_layers} layers, {text.active_experts} "
+        "active" if text.experts else None,
+        f"vocabulary {text.vocabulary}{', tied' if text.tied else ''}",
+        f"cache in {text.kv_layers} layers, {cache / 1e3:.1f} kB a token at bf16",
+    )  # fmt: skip
+    return "; ".join(part for part in said if part)
+
+
+def _vision(vision: VisionModel) -> str:
+    return (
+        f"{vision.params:g} B parameters; {vision.layers} layers of {vision.hidden}; {vision.heads} heads; network "
+        f"{vision.intermediate}; a token is {vision.patch * vision.merge} px a side"
+    )
 
 
 def export_command(entry: Entry) -> str | None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import remote_tier
+
 
 def fold_number(text: str) -> int | None:
     """`none` or a fold's number. Raises ValueError for anything else."""
@@ -77,7 +79,12 @@ def add(commands: Any) -> None:
     tier.add_argument("--kind", choices=("scorer", "reasoner"))
     tier.add_argument("--max-side", type=int, help="pixels of the longer side of the image that the model gets")
     tier.add_argument("--question", help="what is asked (default: by kind)")
+    tier.add_argument(
+        "--with", dest="techniques", action="append", default=[], metavar="TECHNIQUE[=VALUE]",
+        help="a serving technique, see `roadwork-export techniques`; may be given several times",
+    )  # fmt: skip
     tier.add_argument("--repository", type=Path, default=Path("model_repository"))
+    remote_tier.add_options(tier)
     tier.set_defaults(run=run_tier)
 
 
@@ -144,10 +151,13 @@ def run_card_tier(arguments: argparse.Namespace) -> int:
 def run_tier(arguments: argparse.Namespace) -> int:
     from ..tiers.folder import write_tier
 
+    if remote_tier.wanted(arguments):
+        return remote_tier.run(arguments)
     print(
         write_tier(
             arguments.name, arguments.repository, weights=arguments.weights, kind=arguments.kind,
             max_side=arguments.max_side, question=arguments.question, copy=arguments.copy,
+            techniques=arguments.techniques,
         )
     )  # fmt: skip
     return 0

@@ -47,6 +47,8 @@ class RTDetrV2(Family):
         stages: dict[str, Any] = {"out_features": ["stage2", "stage3", "stage4"]}
         config = RTDetrV2Config(
             backbone_config=RTDetrResNetConfig(**backbone, **stages),
+            # Frozen norms would let the signal of random weights fade in a deep backbone: those learn what they see.
+            freeze_backbone_batch_norms=not weights.random,
             id2label=dict(enumerate(taxonomy_labels())), **rest,
         )  # fmt: skip
         model = open_pretrained(RTDetrV2ForObjectDetection, config, weights, entry.name)

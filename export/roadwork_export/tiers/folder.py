@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..catalogue import Entry, load_catalogue
+from ..techniques import apply, merge
 from .pixels import grid_for
 from .prompting import Kind, TierError, make_prompt, read_speech
 
@@ -129,16 +132,28 @@ def resolve(name: str, weights: str | None, repository: Path, copy: bool) -> tup
     return given, None, given
 
 
+def _entry(name: str, weights: str | None) -> Entry:
+    """The catalogue's entry of a tier, by its name or else by the hub id of its weights. Raises CatalogueError."""
+    catalogue = load_catalogue()
+    if name not in catalogue:
+        for entry in catalogue:
+            if entry.serving is not None and weights in entry.serving.checkpoints.values():
+                return entry
+    return catalogue.get(name)
+
+
 def write_tier(
     name: str, repository: Path, *, weights: str | None = None, kind: Kind | None = None, max_side: int | None = None,
-    question: str | None = None, copy: bool = False,
+    question: str | None = None, copy: bool = False, techniques: Sequence[str] = (),
 ) -> Path:  # fmt: skip
     """Write `<repository>/<name>` and return it. Parameters that are None come from `KNOWN`, else from `DEFAULT`.
 
-    `weights` is a folder or a hub id; `copy` puts the folder's files into the repository. Raises TierError, having
-    written no configuration, for a model that cannot be a tier.
+    `weights` is a folder or a hub id; `copy` puts the folder's files into the repository; `techniques` are options of
+    `techniques.yaml`, for tiers of the catalogue. Raises TierError or TechniqueError, having written no configuration,
+    for a model that cannot be a tier or a technique that it cannot have.
     """
     known = KNOWN.get(name, DEFAULT)
+    chosen = apply(techniques, _entry(name, weights)) if techniques else {}
     model, folder, source = resolve(name, weights, repository, copy)
     if folder is not None and not (folder / "config.json").is_file():
         raise TierError(f"{folder}: has no config.json")
@@ -147,7 +162,7 @@ def write_tier(
     target = repository / name
     (target / "1").mkdir(parents=True, exist_ok=True)
     (target / "config.pbtxt").write_text(CONFIG.format(name=name), encoding="utf-8")
-    settings = engine_settings(folder, model, prompt)
+    settings = merge(engine_settings(folder, model, prompt), chosen)
     (target / "1" / "model.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (target / "prompt.json").write_text(json.dumps(prompt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import locale
 from typing import Any
 
@@ -24,6 +25,7 @@ class TritonPythonModel:
         self._engine = BlsEngine()
         self._cascade = load_cascade(args["model_repository"], args["model_config"], self._engine)
         self._metrics = Metrics(instance=args["model_instance_name"])
+        gc.freeze()  # what was imported stays: collections need not walk through it in the middle of requests
 
     async def execute(self, requests: list[Any]) -> list[Any]:
         """A response for each request; one that fails never takes another with it."""

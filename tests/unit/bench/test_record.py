@@ -77,6 +77,9 @@ def test_a_distance_model_has_nothing_to_record(photographs: Path, repository: P
     signature = signature.replace('"scene"', '"depth"').replace("presence", "nearness").replace("[ 1 ]", "[ 80, 80 ]")
     (repository / "depth" / "config.pbtxt").write_text(signature)
     with InProcessEngine(repository) as engine:
+        assert "depth" not in engine.members()  # nobody has brought its weights
+    (repository / "depth" / "1" / "model.onnx").touch()
+    with InProcessEngine(repository) as engine:
         assert engine.members()["depth"] == "distance"
     table = Table()
     record(photographs, table, repository)

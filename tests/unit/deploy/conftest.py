@@ -9,7 +9,8 @@ import pytest
 from roadwork_deploy.embedded import BACKENDS
 
 # A backend's modules are found as tritonserver's stub finds them: beside its model.py.
-sys.path += [str(BACKENDS / "onnxruntime"), str(BACKENDS / "vllm")]
+sys.path += [str(BACKENDS / "onnxruntime"), str(BACKENDS / "vllm"), str(BACKENDS / "openai")]
+sys.path.append(str(Path(__file__).parent))
 
 DECODE = """
 backend: "python" max_batch_size: 16

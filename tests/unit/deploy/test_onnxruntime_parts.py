@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ort_batch import Arrays, Job, run_jobs
+from ort_batch import Arrays, Job, fill_up, run_jobs
 from ort_providers import choose_providers
 from ort_session import find_file
 from ort_settings import ConfigError, read_settings
-from ort_signature import check_signature
+from ort_signature import blank, check_signature
 
 CPU_ONLY = ["CPUExecutionProvider"]
 GPU = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -70,6 +70,40 @@ def test_without_a_batch_dimension_each_runs_alone_and_a_lone_job_is_not_copied(
     alone = job(1)
     run_jobs([alone], lambda names, inputs: seen.append(inputs["x"]) or [inputs["x"]], batched=True)  # type: ignore[func-returns-value]
     assert seen[0] is alone.inputs["x"]
+
+
+def test_batches_are_filled_up_to_the_sizes_that_were_seen_at_load() -> None:
+    session = Doubler()
+    run, jobs = fill_up(session, (1, 4, 8)), [job(1, value=3.0), job(2, wanted=("sum",))]
+    run_jobs(jobs, run, batched=True)
+    assert session.calls == [(4, 2)]
+    np.testing.assert_array_equal((jobs[0].outputs or {})["y"], [[6.0, 6.0]])
+    np.testing.assert_array_equal((jobs[1].outputs or {})["sum"], [[2.0], [2.0]])
+    for rows, ran in ((1, 1), (4, 4), (5, 8), (9, 9)):
+        (found,) = run(["y"], job(rows).inputs)
+        assert (len(found), session.calls[-1]) == (rows, (ran, 2))
+
+
+def test_an_output_that_is_not_of_the_batch_is_not_computed_from_filler() -> None:
+    (found,) = fill_up(lambda names, inputs: [inputs["x"].sum(keepdims=True)], (4,))(["total"], job(3).inputs)
+    assert found.item() == 6.0
+
+
+def test_batch_sizes_over_the_models_own_limit_are_not_tried() -> None:
+    config = {**parameters(batch_sizes="8, 1,2,32"), "max_batch_size": 8}
+    assert read_settings(config).batch_sizes == (1, 2, 8)
+    assert read_settings({**config, "dynamic_batching": {"preferred_batch_size": [2]}}).batch_sizes == (1, 2)
+    with pytest.raises(ConfigError, match="batch_sizes is '0,2'"):
+        read_settings(parameters(batch_sizes="0,2"))
+
+
+def test_a_blank_batch_has_the_sessions_shapes() -> None:
+    canvas = SimpleNamespace(name="canvas", type="tensor(uint8)", shape=["batch", 4, 4, 3])
+    made = blank([canvas], 2)
+    assert made is not None
+    assert made["canvas"].shape == (2, 4, 4, 3)
+    assert made["canvas"].dtype == np.uint8
+    assert blank([SimpleNamespace(name="x", type="tensor(float)", shape=["batch", "side"])], 2) is None
 
 
 def test_settings_are_the_documented_ones() -> None:

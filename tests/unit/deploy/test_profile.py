@@ -50,7 +50,7 @@ def test_a_mistake_is_named(tmp_path: Path, keys: tuple[str, ...], value: Any, m
         target[keys[-1]] = value
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(data))
-    with pytest.raises(ProfileError, match=rf"^mine\.yaml: {message}"):
+    with pytest.raises(ProfileError, match=rf"^mine\.yaml(, line \d+)?: {message}"):
         read_profile(path)
 
 
@@ -86,5 +86,5 @@ def test_a_profile_can_build_on_another(tmp_path: Path) -> None:
 def test_a_mistake_about_tiers_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ProfileError, match=rf"^mine\.yaml: {message}"):
+    with pytest.raises(ProfileError, match=rf"^mine\.yaml(, line \d+)?: {message}"):
         read_profile(path)

@@ -13,28 +13,42 @@ from roadwork_deploy.logs import load_error
 from roadwork_deploy.probe import ProbeError, probe_tier
 
 
-def make(repository: Path, name: str, model: str, backend: str = "vllm") -> Path:
+def make(repository: Path, name: str, model: str, backend: str = "vllm", weights: bool = False) -> Path:
     (repository / name / "1").mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(f'backend: "{backend}"')
     (repository / name / "1" / "model.json").write_text(json.dumps({"model": model}))
+    if weights:
+        (repository / model).mkdir()
+        (repository / model / "model.safetensors").touch()
     return repository / name
 
 
 def test_what_is_missing_is_named_and_nothing_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers.importlib.util, "find_spec", lambda _: object())
-    make(tmp_path, "good", "some/hub-id")
+    make(tmp_path, "good", "good/1/weights", weights=True)
+    make(tmp_path, "hub", "nobody/has-this")
     make(tmp_path, "bare", "bare/1/weights")
     make(tmp_path, "other", "x", backend="python")
     (make(tmp_path, "broken", "x") / "1" / "model.json").write_text("{")
     (make(tmp_path, "odd", "x") / "config.pbtxt").write_text("?")
-    found = tiers.find_tiers(tmp_path, ["good", "bare", "other", "broken", "odd", "nowhere"])
+    found = tiers.find_tiers(tmp_path, ["good", "hub", "bare", "other", "broken", "odd", "nowhere"])
     assert found["good"].state == "waiting"
     assert {name for name, tier in found.items() if tier.state == "absent"} == set(found) - {"good"}
     assert found["bare"].reason.endswith("bare/1/weights is missing; make it with: roadwork-export tier bare")
+    assert found["hub"].reason.endswith("; make it with: roadwork-export tier hub --weights nobody/has-this")
     assert "backend is 'python', a tier's is 'vllm'" in found["other"].reason
     assert "model.json is missing or is not a JSON object" in found["broken"].reason
     assert str(found["nowhere"]).startswith("tier nowhere is left out: ")
     assert all("\n" not in tier.reason for tier in found.values())
+
+
+def test_a_tier_without_a_prompt_is_not_started_for_a_cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers.importlib.util, "find_spec", lambda _: object())
+    folder = make(tmp_path, "good", "good/1/weights", weights=True)
+    found = tiers.find_tiers(tmp_path, ["good"], prompts=True)["good"]
+    assert found.reason == f"{folder / 'prompt.json'} is missing; make it with: roadwork-export tier good"
+    (folder / "prompt.json").write_text("{}")
+    assert tiers.find_tiers(tmp_path, ["good"], prompts=True)["good"].state == "waiting"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"prompt": "?"}', '{"prompt": 1, "sampling": {}}'])
@@ -46,7 +60,7 @@ def test_a_prompt_that_cannot_be_used_is_a_tiers_failure(tmp_path: Path, text: s
 
 def test_without_vllm_its_installation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiers.importlib.util, "find_spec", lambda _: None)
-    make(tmp_path, "good", "some/hub-id")
+    make(tmp_path, "good", "good/1/weights", weights=True)
     reason = tiers.find_tiers(tmp_path, ["good"])["good"].reason
     assert reason == "vLLM is not installed; run: python -m roadwork_deploy.install_vllm"
 

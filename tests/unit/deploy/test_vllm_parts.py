@@ -19,7 +19,7 @@ from vllm_images import Limits, check_images, decode_image, read_limits
 from vllm_metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics, token_buckets
 from vllm_request import INPUTS, Request, RequestError, read_request
 from vllm_sampling import check_sampling
-from vllm_settings import SettingsError, check_device, read_settings
+from vllm_settings import SettingsError, Sleep, check_device, check_sleep, read_settings
 
 KNOWN = ["n", "temperature", "top_p", "max_tokens", "min_tokens", "logprobs", "seed", "stop", "allowed_token_ids"]
 KNOWN += ["structured_outputs", "ignore_eos", "logit_bias", "output_kind", "_private"]
@@ -31,6 +31,7 @@ ENGINE = [
     "load_format",
     "tensor_parallel_size",
     "disable_log_stats",
+    "enable_sleep_mode",
 ]
 DECOUPLED: dict[str, Any] = {"model_transaction_policy": {"decoupled": True}}
 
@@ -293,6 +294,46 @@ def test_missing_files_say_how_to_make_them(version: Path) -> None:
     with pytest.raises(SettingsError, match="weights has no weights; make them with: roadwork-export tier tier"):
         settings(version)
     assert settings(version, load_format="dummy")
+
+
+def sleeping(**parameters: str) -> dict[str, Any]:
+    return {**DECOUPLED, "parameters": {key: {"string_value": value} for key, value in parameters.items()}}
+
+
+def test_a_tier_that_sleeps_gets_vllms_sleep_mode(version: Path) -> None:
+    found = settings(version, sleeping(SLEEP_AFTER_SECONDS="60", SLEEP_LEVEL="2"))
+    assert found.sleep == Sleep(60.0, 2)
+    assert found.engine["enable_sleep_mode"] is True
+    assert settings(version, sleeping(SLEEP_AFTER_SECONDS="0.5")).sleep == Sleep(0.5, 1)
+    for never in (sleeping(), sleeping(SLEEP_AFTER_SECONDS="0")):
+        assert settings(version, never).sleep is None
+        assert "enable_sleep_mode" not in settings(version, never).engine
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine", "message"),
+    [
+        ({"SLEEP_AFTER_SECONDS": "soon"}, {}, "SLEEP_AFTER_SECONDS in config.pbtxt is a number of at least 0, got 'so"),
+        ({"SLEEP_AFTER_SECONDS": "-1"}, {}, "is a number of at least 0, got '-1'"),
+        ({"SLEEP_AFTER_SECONDS": "inf"}, {}, "is a number of at least 0, got 'inf'"),
+        ({"SLEEP_AFTER_SECONDS": "1", "SLEEP_LEVEL": "3"}, {}, "SLEEP_LEVEL in config.pbtxt is 1 or 2, got '3'"),
+        ({"SLEEP_AFTER_SECONDS": "1"}, {"enable_sleep_mode": False}, "enable_sleep_mode is false and config.pbtxt has"),
+        ({"SLEEP_AFTER_SECONDS": "1", "SLEEP_LEVEL": "2"}, {"load_format": "dummy"}, "load_format dummy has not; use"),
+    ],
+)
+def test_bad_words_of_sleep_are_named(
+    version: Path, parameters: dict[str, str], engine: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(version, sleeping(**parameters), **engine)
+    assert message in str(caught.value)
+
+
+def test_sleep_without_a_gpu_is_refused_with_what_does_it_there() -> None:
+    check_sleep("tier", None, False)
+    check_sleep("tier", Sleep(1.0), True)
+    with pytest.raises(SettingsError, match=r"needs a GPU; take it out, .*: roadwork-deploy tier unload tier$"):
+        check_sleep("tier", Sleep(1.0), False)
 
 
 def test_a_configuration_that_is_not_decoupled_is_refused(version: Path) -> None:

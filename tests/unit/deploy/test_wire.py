@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from roadwork_cascade.policy import load_policy
+from roadwork_cascade.policy import load_policy, parse_policy, write_policy
 from roadwork_deploy.cli import main
 from roadwork_deploy.errors import RepositoryError
 from roadwork_deploy.profile import known_profiles, load_profile
@@ -89,6 +89,7 @@ def test_on_a_gpu_host_networks_alone_go_to_the_gpu(repository: Path) -> None:
 
 def test_a_plan_of_tensorrt_has_no_threads(repository: Path) -> None:
     edit(repository / "first" / "config.pbtxt", 'backend: "onnxruntime"', 'platform: "tensorrt_plan"')
+    (repository / "first" / "1" / "model.onnx").rename(repository / "first" / "1" / "model.plan")
     wire(repository)
     assert "threads" not in read_config(repository / "first" / "configs" / "cpu.pbtxt").parameters
 
@@ -224,3 +225,37 @@ def test_completeness_looks_through_ensembles(repository: Path) -> None:
     edit(repository / "first" / "config.pbtxt", "max_batch_size: 8", "max_batch_size: 8 #")
     (repository / "first" / "config.pbtxt").write_text('backend: "onnxruntime"')
     assert not is_complete(repository, ["perception"])
+
+
+def make_rare(repository: Path, rare: dict[str, object] | None) -> None:
+    """The committed policy, whose tier of `tiny_vlm_s` is rare."""
+    data = load_policy(default_repository() / "roadwork" / "policy.yaml").to_dict()
+    tier = next(tier for tier in data["tiers"] if "tiny_vlm_s" in tier["members"])
+    tier["rare"] = rare
+    write_policy(parse_policy(data), repository / "roadwork" / "policy.yaml")
+
+
+def test_the_policy_decides_which_tiers_sleep_where_there_is_a_gpu(repository: Path) -> None:
+    shutil.copytree(default_repository() / "tiny_vlm_s", repository / "tiny_vlm_s", symlinks=True)
+    make_rare(repository, {"sleep_after_seconds": 90, "wake_ms": 3000, "level": 2})
+    wire(repository)
+    assert pending(repository) == []
+    config = read_config(repository / "tiny_vlm_s" / "configs" / "gpu.pbtxt")
+    assert config.parameters["SLEEP_AFTER_SECONDS"].string_value == "90"
+    assert config.parameters["SLEEP_LEVEL"].string_value == "2"
+    assert config.parameters["REPORT_CUSTOM_METRICS"].string_value == "true"
+    (group,) = config.instance_group
+    assert group.Kind.Name(group.kind) == "KIND_MODEL"
+    assert not (repository / "tiny_vlm_s" / "configs" / "cpu.pbtxt").exists()
+
+    make_rare(repository, None)
+    wire(repository)
+    assert "SLEEP_AFTER_SECONDS" not in read_config(repository / "tiny_vlm_s" / "configs" / "gpu.pbtxt").parameters
+    assert pending(repository) == []
+
+
+def test_a_tier_of_another_backend_does_not_sleep(repository: Path) -> None:
+    shutil.copytree(repository / "sign_text", repository / "tiny_vlm_s")
+    make_rare(repository, {"sleep_after_seconds": 90, "wake_ms": 3000})
+    with pytest.raises(RepositoryError, match="only engines of vllm sleep; take rare out of its tier"):
+        wire(repository)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from roadwork_cascade.prompts import load_prompt
 from roadwork_export.cli import parser
+from roadwork_export.errors import ExportError
 from roadwork_export.tiers import tokenizer as tokens
 from roadwork_export.tiers.folder import KNOWN, write_tier
 from roadwork_export.tiers.prompting import TierError
@@ -166,3 +167,39 @@ def test_committed_folders(name: str) -> None:
         assert path.stat().st_size < 15 << 20
     assert load_prompt(folder / "prompt.json").kind == KNOWN[name].kind
     assert json.loads(before[folder / "1" / "model.json"])["model"] == KNOWN[name].weights
+
+
+def with_techniques(tmp_path: Path, weights: Path, name: str, *wanted: str) -> dict[str, Any]:
+    """The engine settings of a tier of the catalogue with these techniques."""
+    options = [word for each in wanted for word in ("--with", each)]
+    arguments = ["tier", name, "--weights", str(weights), "--repository", str(tmp_path / "repository"), *options]
+    parsed = parser().parse_args(arguments)
+    assert parsed.run(parsed) == 0
+    return json.loads((tmp_path / "repository" / name / "1" / "model.json").read_text())
+
+
+def test_techniques_come_on_top_of_the_settings(model: Path, tmp_path: Path) -> None:
+    plain = with_techniques(tmp_path, model, "tiny_vlm_s")
+    changed = with_techniques(tmp_path, model, "tiny_vlm_s", "kv_fp8", "visual_tokens=36", "prefix_caching")
+    pixels = {"min_pixels": 1024, "max_pixels": 36 * 1024}
+    assert changed == {
+        **plain,
+        "kv_cache_dtype": "fp8",
+        "mm_processor_kwargs": pixels,
+        "enable_prefix_caching": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "problem"),
+    [
+        ("tiny_vlm_s", "nf4", "nf4: vLLM 0.32 has taken out bitsandbytes; use awq"),
+        ("mine", "kv_fp8", "no model 'mine'"),
+    ],
+)
+def test_a_technique_that_cannot_be_had_leaves_no_folder(
+    model: Path, tmp_path: Path, name: str, wanted: str, problem: str
+) -> None:
+    with pytest.raises(ExportError, match=problem):
+        with_techniques(tmp_path, model, name, wanted)
+    assert not (tmp_path / "repository").exists()

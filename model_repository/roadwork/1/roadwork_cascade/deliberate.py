@@ -66,12 +66,15 @@ class Deliberation:
             most, cost = self._runner.expected(tier)
             if (left.tokens is not None and most > left.tokens) or (left.cost is not None and cost > left.cost):
                 return "budget"
-        if self._seconds(tier, request) < LEAST_SHARE * tier.deadline_ms / 1000.0:
+        least, waking = LEAST_SHARE * tier.deadline_ms / 1000.0, self._runner.waking(tier)
+        if self._seconds(tier, request) < least:
             return "deadline"
-        return None
+        # Awake it would have had the time.
+        return "asleep" if waking and request.deadline.work() < waking + least else None
 
     def _seconds(self, tier: Tier, request: Request) -> float:
-        return min(tier.deadline_ms / 1000.0, request.deadline.work())
+        """What it may take: its own deadline, and on top of that the time to wake up, within the request's."""
+        return min(tier.deadline_ms / 1000.0 + self._runner.waking(tier), request.deadline.work())
 
     def _budget_left(self, request: Request) -> Budget:
         """What the caller's budget, or else the policy's, still allows; less than nothing once it was passed."""

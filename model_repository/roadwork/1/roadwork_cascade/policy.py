@@ -22,6 +22,7 @@ from roadwork_cascade.policy_parts import (
     Member,
     Policy,
     PoolSettings,
+    Rare,
     Route,
     Stage,
     Tier,
@@ -35,6 +36,7 @@ __all__ = [
     "Member",
     "Policy",
     "PolicyError",
+    "Rare",
     "Route",
     "Stage",
     "Tier",
@@ -135,7 +137,14 @@ def _tier(data: Mapping[str, Any]) -> Tier:
         findings=data.get("findings", False),
         required=data.get("required", False),
         member=_member(name, {"minimum_mass": MINIMUM_MASS, **entry}),
+        rare=_rare(data.get("rare")),
     )
+
+
+def _rare(data: Mapping[str, Any] | None) -> Rare | None:
+    if data is None:
+        return None
+    return Rare(float(data["sleep_after_seconds"]), float(data["wake_ms"]), data.get("level", 1))
 
 
 def _member(name: str, entry: Mapping[str, Any]) -> Member:

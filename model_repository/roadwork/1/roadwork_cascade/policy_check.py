@@ -21,7 +21,11 @@ class PolicyError(FileError):
     """The policy cannot be used."""
 
 
-class _Loader(yaml.SafeLoader):
+# The parser in C, where PyYAML has it, is ten times as fast: the catalogue of models takes 0.8 s without.
+_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SAFE):
     """Refuses a mapping that has a key twice, where YAML would silently keep the last."""
 
 

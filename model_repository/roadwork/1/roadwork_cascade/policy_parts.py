@@ -123,10 +123,23 @@ class TokenPrices:
 
 
 @dataclass(frozen=True)
+class Rare:
+    """A tier that gives its GPU memory back after so many seconds without a request.
+
+    `level`: vLLM's, 1 keeps the weights in the host's memory, 2 reads them again. `wake_ms`: what waking takes at most.
+    """
+
+    sleep_after_seconds: float
+    wake_ms: float
+    level: Literal[1, 2] = 1
+
+
+@dataclass(frozen=True)
 class Tier:
     """One vision-language model that a route may climb to. `member.name` is the model's folder.
 
     `findings`: perception's findings go into the prompt. `required`: where it is not loaded, the verdict is degraded.
+    `rare`: when it sleeps; None: never.
     """
 
     name: str
@@ -139,6 +152,7 @@ class Tier:
     findings: bool
     required: bool
     member: Member
+    rare: Rare | None = None
 
 
 @dataclass(frozen=True)
@@ -282,6 +296,7 @@ def _tier_dict(tier: Tier) -> dict[str, Any]:
         "when": _when_dict(tier.when),
         "findings": tier.findings,
         "required": tier.required,
+        **({} if tier.rare is None else {"rare": vars(tier.rare).copy()}),
         "members": {tier.member.name: _member_dict(tier.member)},
     }
 

@@ -53,6 +53,7 @@ class _Memory:
     """Of one tier, over requests."""
 
     absent_until: float = float("-inf")
+    answered_at: float = float("-inf")
     input_tokens: int = 0
     seconds: float = 0.0
 
@@ -77,6 +78,17 @@ class TierRunner:
         """Whether the tier was found not loaded a short while ago."""
         return self._clock() < self._of(tier).absent_until
 
+    def waking(self, tier: Tier) -> float:
+        """Seconds that it may take to wake first; 0 where it is awake, or never sleeps.
+
+        Nobody tells a cascade that a tier sleeps: it goes by its own last answer from it. So it takes a tier for asleep
+        that others keep awake, which costs an answer only where time is short, and hardly ever the other way round.
+        """
+        rare = tier.rare
+        if rare is None or self._clock() - self._of(tier).answered_at < rare.sleep_after_seconds:
+            return 0.0
+        return rare.wake_ms / 1000.0
+
     def expected(self, tier: Tier) -> tuple[int, float]:
         """Tokens and cost that asking it takes at most, as far as that is known: input and time as they last were."""
         memory, prompt = self._of(tier), self._prompt(tier)
@@ -91,7 +103,7 @@ class TierRunner:
         missing = None
         if reason == "breaker_open" or (reason == "unavailable" and tier.required):
             missing = Missing(member, tier.name, reason, detail or f"{member.name}: not loaded")
-        return TierResult(record, missing=missing, ran_out=reason == "deadline")
+        return TierResult(record, missing=missing, ran_out=reason in ("deadline", "asleep"))
 
     async def ask(
         self, tier: Tier, request: Request, seconds: float, budget: Budget, partial: Partial | None
@@ -110,13 +122,15 @@ class TierRunner:
         if permit is None:
             wait = f"to be tried in {breaker.retry_in:.0f} s"
             return self.left_out(tier, "breaker_open", f"{model}: not asked because it failed lately; {wait}")
-        fair = seconds >= FAIR_SHARE * tier.deadline_ms / 1000.0
+        whole = tier.deadline_ms / 1000.0 + self.waking(tier)
+        fair = seconds >= FAIR_SHARE * whole
         call = _Call(self._engine, tier, prompt, request, self._clock, self._clock() + seconds, budget, partial)
         with permit:
             try:
                 score = await bounded(call.run(), seconds)
                 permit.success()
                 memory.absent_until = float("-inf")
+                memory.answered_at = self._clock()
                 return call.answered(score)
             except ModelUnavailable as error:
                 memory.absent_until = self._clock() + ABSENT_SECONDS
@@ -125,7 +139,7 @@ class TierRunner:
                 if fair:
                     permit.failure()
                 detail = f"{model}: no answer within {seconds * 1000:.0f} ms"
-                return call.failed("timed_out", detail, ran_out=seconds < tier.deadline_ms / 1000.0)
+                return call.failed("timed_out", detail, ran_out=seconds < whole)
             except Exception as error:
                 # Whatever goes wrong with a tier costs its answer and never the verdict. A few callers with images that
                 # it does not take must not open its breaker for everyone.

@@ -21,7 +21,7 @@ Status = Literal["ok", "degraded", "timed_out"]
 Outcome = Literal["answered", "partial", "failed", "timed_out", "skipped"]
 TierOutcome = Literal["answered", "skipped", "failed", "timed_out"]
 SkipReason = Literal[
-    "cannot_change", "condition", "budget", "unavailable", "breaker_open", "deadline", "decided", "not_wanted"
+    "cannot_change", "condition", "budget", "unavailable", "breaker_open", "deadline", "asleep", "decided", "not_wanted"
 ]
 
 MOST_TEXT = 4000

@@ -1,0 +1,36 @@
+"""What cannot be computed: memory that CUDA, its libraries and the engines take for themselves, in bytes.
+
+Every number here is a measurement or stands in for one; the comment says which. All formulas are in the files beside
+this one.
+"""
+
+from __future__ import annotations
+
+from roadwork_deploy.planner.hardware import GB, GIB
+
+# CUDA context, cuBLAS, FlashAttention and compiled kernels of one vLLM worker. First estimate, not measured.
+VLLM_CONTEXT = int(1.0 * GIB)
+# Graphs of the 51 batch sizes up to 512, Qwen3-VL-4B. First estimate, not measured.
+CUDA_GRAPHS = int(0.6 * GIB)
+# Sizes that the graphs above were for (vLLM's default list up to 512); fewer sizes take less, but never nothing.
+GRAPH_SIZES = 51
+GRAPH_LEAST = int(0.15 * GIB)
+# Buffers of NCCL and of vLLM's own all-reduce, a GPU of a tensor-parallel group. First estimate, not measured.
+NCCL_BUFFERS = int(0.6 * GIB)
+# What PyTorch's allocator holds beyond what is in use: segments of 2 and 20 MiB that are not full. First estimate;
+# on an H200 vLLM 0.25.1 reported 8.6 GiB for the 8.27 GiB of weights of Qwen3-VL-4B and 0.18 GiB of buffers.
+ALLOCATOR_SLACK = 0.02
+# CUDA context, cuDNN and cuBLAS of one ONNX Runtime process. First estimate, not measured.
+ORT_CONTEXT = int(0.6 * GIB)
+# Workspace of cuDNN's convolutions, whose size ONNX Runtime does not limit. First estimate, not measured.
+CUDNN_WORKSPACE = int(0.25 * GIB)
+# ONNX Runtime's arena grows by powers of two (kNextPowerOfTwo): what is reserved over what is in use, on average.
+ARENA_SLACK = 1.3
+# Live activations of convolutional detectors, in float32 bytes a pixel of the network's input: this times the root of
+# the parameters in millions. From the widths of YOLO11 (n 16 to x 96 channels at half the side, three tensors at once).
+CONV_BYTES = 36.0
+# Left free on every GPU: the larger of this share and this many bytes.
+HEADROOM_SHARE = 0.03
+HEADROOM_LEAST = 1 * GB
+# The same of Grounding DINO (Swin, and 13,000 tokens of four scales in its encoder at 800 pixels). First estimate.
+GROUNDING_BYTES = 1100.0
