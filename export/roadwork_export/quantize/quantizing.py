@@ -120,7 +120,13 @@ def _made(
         before: answers.Answers = []
         if order.by == "engine":  # first: what cannot be served cannot be compared, and compressing takes long
             tell(f"asking {subject.name} as it is")
-            before = _served(order, subject, subject.weights, compared, tell)
+            try:
+                before = _served(order, subject, subject.weights, compared, tell)
+            except answers.RefusedError as error:
+                raise ExportError(
+                    f"{subject.name} cannot be served here as it is: {error}; mend that, or compare with --compare-by "
+                    "transformers"
+                ) from None
         tell("compressing")
         began = time.monotonic()
         weights = work / "weights"

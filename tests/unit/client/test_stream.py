@@ -68,7 +68,7 @@ def test_events_come_in_order_and_end_with_the_verdict(triton: TritonDouble, jpe
     assert (ask.model, ask.image, ask.outputs) == ("roadwork_stream", jpeg, ["event"])
     assert ask.options.pop("deadline_ms") == pytest.approx(2750, abs=100)
     assert ask.options == {"tiers": ["fast"], "max_tokens": 100, "max_cost": 0.5, "all_stages": True}
-    assert 2.5 < ask.seconds_left <= 3.0
+    assert 2.5 < ask.seconds_left <= 3.1  # gRPC rounds deadlines up
 
 
 def test_an_event_is_there_before_the_next(triton: TritonDouble, jpeg: bytes) -> None:
