@@ -29,6 +29,8 @@ ARENA_SLACK = 1.3
 # Live activations of convolutional detectors, in float32 bytes a pixel of the network's input: this times the root of
 # the parameters in millions. From the widths of YOLO11 (n 16 to x 96 channels at half the side, three tensors at once).
 CONV_BYTES = 36.0
+# tritonserver's own CUDA context and memory pool on every GPU: 582 MiB on an H200, by nvidia-smi (Triton 2.51).
+SERVER_CONTEXT = 582 << 20
 # Left free on every GPU: the larger of this share and this many bytes.
 HEADROOM_SHARE = 0.03
 HEADROOM_LEAST = 1 * GB

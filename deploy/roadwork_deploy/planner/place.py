@@ -64,6 +64,11 @@ def headroom(gpu: Gpu) -> int:
     return max(measured.HEADROOM_LEAST, int(gpu.bytes * measured.HEADROOM_SHARE))
 
 
+def room(gpu: Gpu) -> int:
+    """Bytes that models may take: without the head room and what the server itself holds."""
+    return gpu.bytes - headroom(gpu) - measured.SERVER_CONTEXT
+
+
 def place(gpus: Sequence[Gpu], wanted: Sequence[Wanted], required: Iterable[str] = ()) -> Plan:
     """Place what is wanted, earlier ones before later ones where not all fit.
 
@@ -129,7 +134,7 @@ def _rank(precision: str) -> int:
 
 def _pack(gpus: Sequence[Gpu], chosen: list[tuple[Need, ...]]) -> tuple[list[Placed], list[int]] | None:
     """Where each goes in one of its ways, and what stays free; None where they do not all fit."""
-    free = [gpu.bytes - headroom(gpu) for gpu in gpus]
+    free = [room(gpu) for gpu in gpus]
     placed: list[Placed] = []
     for ways in sorted(chosen, key=lambda ways: (ways[0].kind != "tier", -ways[0].bytes * ways[0].gpus, ways[0].name)):
         found = _fit(gpus, free, ways)
@@ -143,19 +148,19 @@ def _pack(gpus: Sequence[Gpu], chosen: list[tuple[Need, ...]]) -> tuple[list[Pla
 
 def _fit(gpus: Sequence[Gpu], free: Sequence[int], ways: tuple[Need, ...]) -> Placed | None:
     for way in ways:
-        room = [index for index, gpu in enumerate(gpus) if free[index] >= way.bytes and way.on in ("", gpu.name)]
-        if len(room) < way.gpus:
+        fits = [index for index, gpu in enumerate(gpus) if free[index] >= way.bytes and way.on in ("", gpu.name)]
+        if len(fits) < way.gpus:
             continue
         if way.kind == "detector":
-            return Placed(way, (max(room, key=lambda index: (free[index], -index)),))
-        return Placed(way, tuple(room[: way.gpus]))
+            return Placed(way, (max(fits, key=lambda index: (free[index], -index)),))
+        return Placed(way, tuple(fits[: way.gpus]))
     return None
 
 
 def _missing(gpus: Sequence[Gpu], accepted: list[tuple[Need, ...]], ways: tuple[Need, ...]) -> LeftOut:
     """By how much the way that is nearest to fitting does not, beside what has been accepted."""
     packed = _pack(gpus, accepted)
-    free = packed[1] if packed else [gpu.bytes - headroom(gpu) for gpu in gpus]
+    free = packed[1] if packed else [room(gpu) for gpu in gpus]
     lacks = []
     for way in ways:
         same = sorted((free[index] for index, gpu in enumerate(gpus) if way.on in ("", gpu.name)), reverse=True)

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from roadwork_deploy.planner import measured
 from roadwork_deploy.planner.hardware import GB
-from roadwork_deploy.planner.place import Placed, Plan, headroom
+from roadwork_deploy.planner.place import Placed, Plan, headroom, room
 from roadwork_deploy.planner.plan import Cheapest
 
 WIDTH = 100
@@ -46,10 +47,12 @@ def _table(plan: Plan, index: int) -> Table:
     for what, described, size in rows:
         table.add_row(what, described, f"{size / GB:.1f}", f"{size / gpu.bytes:.0%}", bar(size, gpu.bytes))
     table.add_section()
-    room = headroom(gpu)
-    free = gpu.bytes - used - room
-    table.add_row("head room", "", f"{room / GB:.1f}", f"{room / gpu.bytes:.0%}", bar(room, gpu.bytes))
-    table.add_row("free", "", f"{free / GB:.1f}", f"{free / gpu.bytes:.0%}", bar(free, gpu.bytes))
+    for what, size in (
+        ("tritonserver", measured.SERVER_CONTEXT),
+        ("head room", headroom(gpu)),
+        ("free", room(gpu) - used),
+    ):
+        table.add_row(what, "", f"{size / GB:.1f}", f"{size / gpu.bytes:.0%}", bar(size, gpu.bytes))
     return table
 
 
@@ -73,6 +76,7 @@ def plan_json(plan: Plan, cheapest: Cheapest | None) -> dict[str, Any]:
             {
                 "name": gpu.name,
                 "bytes": gpu.bytes,
+                "server": measured.SERVER_CONTEXT,
                 "headroom": headroom(gpu),
                 "free": plan.free[index],
                 "models": [placed.need.name for placed in plan.on(index)],
