@@ -15,6 +15,7 @@ COMMANDS = {
     "warmup": "the first request after a start against the tenth",
     "overhead": "a whole request against a bare loop of the same models",
     "networks": "detectors and scene models through the server against their own sessions, called bare",
+    "memory": "what each model of a planned profile holds of its GPU, against the plan",
     "wake": "how long a tier takes to come back from sleep or from being unloaded, and the memory given back meanwhile",
     "techniques": "what each serving technique that runs here does to a tier's answers, memory and time",
     "tier": "a vision-language tier through Triton against the same engine called directly",

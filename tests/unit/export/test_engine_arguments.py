@@ -20,7 +20,7 @@ from roadwork_export.written import engine_arguments, written
 pytest.importorskip("vllm")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hub_config import FAMILIES, write_config
+from roadwork_bench.tiers.hub_config import FAMILIES, write_config
 
 VALUES = {
     "visual_tokens": "256",
