@@ -35,7 +35,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, exported: Callable[[str
     target = tmp_path_factory.mktemp("ten") / "model_repository"
     shutil.copytree(default_repository(), target, ignore=shutil.ignore_patterns("__pycache__", "tiny_*"))
     for name in EXPORTED:
-        shutil.copytree(exported(name)[0], target / name)
+        shutil.copytree(exported(name)[0], target / name, dirs_exist_ok=True)
     for name in AGAIN:
         again = target / f"{name}_again"
         shutil.copytree(exported(name)[0], again)

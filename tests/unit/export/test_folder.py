@@ -94,6 +94,9 @@ def test_the_repository_knows_it_by_its_signature(tmp_path: Path, kind: folder.K
     (tmp_path / "one").mkdir()
     text = config("one", kind, {"licence": 'so "called" \\ free'})
     (tmp_path / "one" / "config.pbtxt").write_text(text)
+    assert members(read_models(tmp_path)) == {}  # without weights it is no member yet
+    (tmp_path / "one" / "1").mkdir()
+    (tmp_path / "one" / "1" / "model.onnx").touch()
     models = read_models(tmp_path)
     assert members(models) == {"one": kind}
     assert models["one"].config.parameters["licence"].string_value == 'so "called" \\ free'
