@@ -66,8 +66,12 @@ def test_a_stream_that_is_left_or_too_late_harms_no_other(client: RoadworkClient
         events = client.stream(IMAGE, all_stages=True, tiers=False)
         next(events)
         events.close()  # type: ignore[attr-defined]
-        with pytest.raises(DeadlineExceeded):
-            list(client.stream(IMAGE, deadline=0.002))
+        try:
+            late = list(client.stream(IMAGE, deadline=0.002))[-1].verdict
+        except DeadlineExceeded:
+            continue
+        assert late is not None  # the server was quick enough to say that it had no time
+        assert late.status == "timed_out"
     start = time.monotonic()
     assert list(client.stream(IMAGE))[-1].verdict is not None
     assert time.monotonic() - start < 10.0
