@@ -26,12 +26,12 @@ from roadwork_deploy.serve import prepare
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
-from roadwork_bench.networks import Requests, some_canvases
+from roadwork_bench.networks import SLOTS, Requests, some_canvases
 from roadwork_bench.report import save_report, saying
 from roadwork_bench.tiers.client import TierClient
 from roadwork_bench.tiers.cpu_time import descendants
 from roadwork_bench.tiers.folder import read_tier
-from roadwork_bench.tiers.holding import open_gpus
+from roadwork_bench.tiers.holding import gpu_names, open_gpus
 from roadwork_bench.tiers.images import make_image, make_images
 
 GB = 1e9
@@ -65,7 +65,6 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     gpus = open_gpus()
     if gpus is None:
         raise BenchError("memory is measured on NVIDIA GPUs, and this host shows none")
-    nvml, handles = gpus
     repository = arguments.model_repository.resolve()
     with prepare(repository, profile).server as server:
         saying("waiting for the tiers")
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         report: dict[str, Any] = {
             "about": about(command),
             "profile": profile.name,
-            "gpus": [str(nvml.nvmlDeviceGetName(handle)) for handle in handles],
+            "gpus": gpu_names(gpus),
             "not_joined": {name: tier.reason for name, tier in tiers.items() if tier.state != "ready"},
             "models": compare(planned, start, watcher.most),
             "cascade": answered,
@@ -159,13 +158,13 @@ def busy(
     url: str, profile: Profile, repository: Path, tiers: Mapping[str, Any], arguments: argparse.Namespace
 ) -> dict[str, int]:
     """Load on every network at its largest batch, on every tier that has joined, then on the cascade; its verdicts."""
-    models = read_models(repository)
-    for name, share in profile.placement.items():
-        if name in profile.plan(models):
-            saying(f"{name}, batch {share.batch or 1}")
-            canvases = some_canvases(2 * (share.batch or 1))
-            with Requests(url, name, share.batch or 1, canvases) as requests:
-                requests.block(min(2.0, arguments.seconds), 4)
+    served = profile.plan(read_models(repository))
+    batches = {name: placed.batch or 1 for name, placed in profile.placement.items() if name in served}
+    canvases = some_canvases(SLOTS * max(batches.values(), default=1))
+    for name, batch in batches.items():
+        saying(f"{name}, batch {batch}")
+        with Requests(url, name, batch, canvases) as requests:
+            requests.block(min(2.0, arguments.seconds), 4)
     ready = [name for name, tier in tiers.items() if tier.state == "ready"]
     saying(f"{', '.join(ready) or 'no tier'}, {arguments.tier_in_flight} in flight each")
     with ThreadPoolExecutor(max(1, len(ready))) as pool:

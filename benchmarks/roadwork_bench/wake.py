@@ -25,7 +25,7 @@ from roadwork_bench.report import said, save_report, saying
 from roadwork_bench.tiers.agreement import agree
 from roadwork_bench.tiers.client import TierClient
 from roadwork_bench.tiers.folder import Subject, Variant, read_tier, write_repository
-from roadwork_bench.tiers.holding import holding, open_gpus
+from roadwork_bench.tiers.holding import gpu_names, holding, open_gpus
 from roadwork_bench.tiers.images import make_images
 from roadwork_bench.tiers.sides import quiet
 
@@ -75,7 +75,7 @@ class Measurement:
         self._images = folder / "images"
         self.report: dict[str, Any] = {
             "about": about(command),
-            "gpu": None if self._gpus is None else _gpu_name(self._gpus),
+            "gpu": None if self._gpus is None else ", ".join(gpu_names(self._gpus)),
             "tier": subject.name,
             "weights": "random" if subject.random_weights else "of its folder",
             "how": self._how if self._how == "unload" else f"sleep, level {arguments.level}",
@@ -216,9 +216,3 @@ class Measurement:
                 f"wanted: the same answers as before: {said(same)}",
             ]
         )
-
-
-def _gpu_name(gpus: tuple[Any, list[Any]]) -> str:
-    nvml, handles = gpus
-    names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
-    return ", ".join(name.decode() if isinstance(name, bytes) else str(name) for name in names)

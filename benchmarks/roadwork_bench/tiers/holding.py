@@ -27,6 +27,13 @@ def open_gpus() -> tuple[Any, list[Any]] | None:
     return pynvml, [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
 
 
+def gpu_names(gpus: tuple[Any, list[Any]]) -> list[str]:
+    """Of each GPU of `open_gpus`."""
+    nvml, handles = gpus
+    names = [nvml.nvmlDeviceGetName(handle) for handle in handles]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]  # bytes in older bindings
+
+
 def holding(root: int | None, gpus: tuple[Any, list[Any]] | None) -> dict[str, int]:
     """Bytes that are held now.
 

@@ -18,8 +18,8 @@ COMMON: tuple[str, ...] = (
     "n",
     "presence_penalty",
     "frequency_penalty",
+    "logit_bias",
 )
-COMMON += ("logit_bias",)
 VLLM: tuple[str, ...] = (
     "top_k",
     "min_p",
@@ -28,9 +28,12 @@ VLLM: tuple[str, ...] = (
     "min_tokens",
     "stop_token_ids",
     "bad_words",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+    "logprob_token_ids",
+    "thinking_token_budget",
 )
-VLLM += ("skip_special_tokens", "spaces_between_special_tokens", "include_stop_str_in_output")
-VLLM += ("logprob_token_ids", "thinking_token_budget")
 SGLANG: tuple[str, ...] = (
     "top_k",
     "min_p",
@@ -40,8 +43,15 @@ SGLANG: tuple[str, ...] = (
     "stop_token_ids",
     "skip_special_tokens",
 )
-LMDEPLOY: tuple[str, ...] = ("top_k", "min_p", "repetition_penalty", "ignore_eos", "skip_special_tokens")
-LMDEPLOY += ("spaces_between_special_tokens", "include_stop_str_in_output")
+LMDEPLOY: tuple[str, ...] = (
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "ignore_eos",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+)
 # Turned into other fields of the request, on every engine.
 TURNED = ("logprobs", "structured_outputs", "allowed_token_ids")
 

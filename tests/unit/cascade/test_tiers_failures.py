@@ -14,7 +14,7 @@ from roadwork_cascade.engine import Piece, RequestRefused
 from roadwork_cascade.policy import parse_policy
 from roadwork_cascade.prompts import Prompts
 from roadwork_cascade.verdict import schema_problems
-from tier_double import TierEngine, entry, prompts, tiers_policy
+from tier_double import TierEngine, entry, prompts, tiers_policy, unsure_engine
 
 Make = Callable[..., Cascade]
 
@@ -26,9 +26,7 @@ def data() -> dict[str, Any]:
 
 @pytest.fixture
 def engine() -> TierEngine:
-    engine = TierEngine()
-    engine.scores.update(scene=0.6, yolox=0.6, centernet=0.6)
-    return engine
+    return unsure_engine()
 
 
 @pytest.fixture

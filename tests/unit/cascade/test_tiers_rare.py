@@ -11,7 +11,7 @@ from roadwork_cascade.policy import PolicyError, parse_policy
 from roadwork_cascade.policy_parts import Rare
 from roadwork_cascade.policy_text import policy_text
 from roadwork_cascade.verdict import schema_problems
-from tier_double import TierEngine, prompts, tiers_policy
+from tier_double import TierEngine, prompts, tiers_policy, unsure_engine
 
 RARE = {"sleep_after_seconds": 60, "wake_ms": 400, "level": 1}  # of tier fast, whose own deadline is 300 ms
 Make = Callable[..., Cascade]
@@ -19,9 +19,7 @@ Make = Callable[..., Cascade]
 
 @pytest.fixture
 def engine() -> TierEngine:
-    engine = TierEngine()
-    engine.scores.update(scene=0.6, yolox=0.6, centernet=0.6)
-    return engine
+    return unsure_engine()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import re
@@ -83,15 +82,8 @@ def changed(number: int, **values: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*words: str) -> str:
-        top = argparse.ArgumentParser()
-        command.add(top.add_subparsers(required=True))
-        arguments = top.parse_args(words)
-        assert arguments.run(arguments) == 0
-        return capsys.readouterr().out
-
-    return call
+def run(run_of: Callable[..., Callable[..., str]]) -> Callable[..., str]:
+    return run_of(command)
 
 
 class TestShippedCatalogue:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Callable
@@ -33,15 +32,8 @@ def entry(name: str) -> Entry:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def call(*words: str) -> str:
-        top = argparse.ArgumentParser()
-        command.add(top.add_subparsers(required=True))
-        arguments = top.parse_args(words)
-        assert arguments.run(arguments) == 0
-        return capsys.readouterr().out
-
-    return call
+def run(run_of: Callable[..., Callable[..., str]]) -> Callable[..., str]:
+    return run_of(command)
 
 
 class TestShipped:
