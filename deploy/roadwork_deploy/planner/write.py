@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,9 @@ import yaml
 from roadwork_deploy.errors import PlanError
 from roadwork_deploy.planner.hardware import GB
 from roadwork_deploy.planner.place import Placed, Plan
-from roadwork_deploy.profile import FOLDER, Profile
-from roadwork_deploy.profile_reader import Reader, read_file
+from roadwork_deploy.profile import FOLDER, Profile, read_profile
 
 BASE = "gpu"
-
-
 FIRST = "Written by `roadwork-deploy plan"
 """How the header of a profile begins that the planner may write again."""
 
@@ -102,19 +100,16 @@ def write_profile(path: Path, text: str) -> Profile:
     Raises:
         PlanError: it cannot be written.
     """
-    draft = path.with_name(f".{path.stem}.new.yaml")
     try:
-        draft.write_text(text, encoding="utf-8")
-        data, lines = read_file(draft)
-        data.pop("base")
-        base, _ = read_file(FOLDER / f"{BASE}.yaml")
-        profile = Reader(path.name, lines).profile(path.stem, {**base, **data})
-        draft.replace(path)
-        return profile
+        # Under its own name, which errors have, and beside its place, so that it gets there in one step.
+        with tempfile.TemporaryDirectory(prefix=".plan-", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            draft.write_text(text, encoding="utf-8")
+            profile = read_profile(draft)
+            draft.replace(path)
     except OSError as error:
         raise PlanError(f"--write: {path}: {error.strerror}") from None
-    finally:
-        draft.unlink(missing_ok=True)
+    return profile
 
 
 def model_settings(folder: Path, profile: Profile, name: str) -> dict[str, Any]:
