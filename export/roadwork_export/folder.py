@@ -10,9 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from .errors import ExportError
 from .family import Kind
+
+if TYPE_CHECKING:
+    from .catalogue import Entry
 
 OUTPUTS: dict[Kind, tuple[tuple[str, str, str], ...]] = {
     "boxes": (("boxes", "TYPE_FP32", "100, 4"), ("scores", "TYPE_FP32", "100"), ("classes", "TYPE_INT32", "100")),
@@ -24,6 +28,12 @@ OUTPUTS: dict[Kind, tuple[tuple[str, str, str], ...]] = {
 
 def output_names(kind: Kind) -> tuple[str, ...]:
     return tuple(name for name, _, _ in OUTPUTS[kind])
+
+
+def config_facts(entry: Entry, source: str) -> dict[str, str]:
+    """What a network's `config.pbtxt` tells of it: licence, where its weights are from, and its weight if it votes."""
+    facts = {"licence": entry.licence, "source": source}
+    return facts if entry.weight is None else {**facts, "pool_weight": f"{entry.weight:g}"}
 
 
 def config(name: str, kind: Kind, facts: dict[str, str], *, backend: str = "onnxruntime", batch: int = 32,

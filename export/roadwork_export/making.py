@@ -22,7 +22,7 @@ from .check import Agreement, Session, compare, read_recipe
 from .classes import NOTHING, ClassMap, class_map, read_table
 from .errors import CheckError, ExportError, LicenceError
 from .family import Family, Source, Weights
-from .folder import config, draft, output_names
+from .folder import config, config_facts, draft, output_names
 from .graph.piece import OPSETS, write_graph
 from .registry import get_family
 from .sides import read_sides
@@ -124,8 +124,7 @@ def make(order: Order, tell: Callable[[str], None] = print) -> Agreement:
                 over = [f"fp32 {text}" for text in before.over]
                 tell(f"{entry.name} fp32 against its source: {before}")
                 convert(whole, model, order.precision, order.images, family.keep)
-            told = {k: v for k, v in facts.items() if k in ("licence", "source")}
-            told |= {"pool_weight": f"{entry.weight:g}"} if entry.weight is not None else {}
+            told = config_facts(entry, str(weights))
             (new / "config.pbtxt").write_text(config(target.name, family.kind, told), encoding="utf-8")
     size = sum(p.stat().st_size for p in (target / "1").iterdir())
     tell(f"{target}: {size / 1e6:.1f} MB, licence {entry.licence}")

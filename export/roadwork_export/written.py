@@ -15,7 +15,7 @@ from typing import Any
 from .catalogue import OWN, Catalogue, Entry
 from .errors import ExportError
 from .family import Kind
-from .folder import config
+from .folder import config, config_facts
 from .techniques import merge
 from .tiers.folder import CONFIG, TEXT_TOKENS
 from .tiers.prompting import ANSWER_TOKENS, THINKING_TOKENS
@@ -76,8 +76,7 @@ def files(entry: Entry) -> dict[str, str]:
         }
     if entry.served != "onnx":
         raise ExportError(f"{entry.name} gets no folder: it is served as {entry.served!r}")
-    told = {"licence": entry.licence, "source": entry.source or ""}
-    told |= {"pool_weight": f"{entry.weight:g}"} if entry.weight is not None else {}
+    told = config_facts(entry, entry.source or "")
     return {"config.pbtxt": _comment(entry) + config(entry.name, KINDS[entry.role], told)}
 
 
