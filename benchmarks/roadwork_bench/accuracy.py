@@ -19,8 +19,8 @@ from roadwork_bench.fitting import Settings
 from roadwork_bench.folds import read_folds
 from roadwork_bench.honesty import camera_warning, sample_warnings, training_warning
 from roadwork_bench.judging import Judged, fitted_groups, judge_folder, judge_table
+from roadwork_bench.output import save_report
 from roadwork_bench.record import add_model_arguments, record
-from roadwork_bench.report import save_report
 from roadwork_bench.sheet import Tile, write_sheet
 from roadwork_bench.statistics import cluster_bootstrap, figures, mcnemar_exact
 from roadwork_bench.table import Table, load_table

@@ -12,7 +12,7 @@ import cv2
 from roadwork_deploy.repository import members, read_config, read_models
 
 from roadwork_bench.inprocess import load_module, onnx_session
-from roadwork_bench.load import Block
+from roadwork_bench.served import Block
 
 T = TypeVar("T")
 

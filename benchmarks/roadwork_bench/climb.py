@@ -20,8 +20,8 @@ from roadwork_bench.calibration import fit_slope_and_shift
 from roadwork_bench.errors import BenchError
 from roadwork_bench.fitting import Settings, best_threshold, cross_validate
 from roadwork_bench.judging import recordable
+from roadwork_bench.output import save_report
 from roadwork_bench.replay import steps, without_members
-from roadwork_bench.report import save_report
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
 from roadwork_bench.statistics import cluster_bootstrap, figures, mcnemar_exact
 from roadwork_bench.table import Row, Table, load_table

@@ -13,7 +13,7 @@ from roadwork_bench.about import about
 from roadwork_bench.accuracy import POLICY, assess, summary
 from roadwork_bench.fitting import Settings, fit_policy
 from roadwork_bench.judging import judge_table, recordable
-from roadwork_bench.report import save_report
+from roadwork_bench.output import save_report
 from roadwork_bench.stacking import stack
 from roadwork_bench.statistics import figures
 from roadwork_bench.table import Table, load_table

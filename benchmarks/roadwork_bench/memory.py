@@ -27,7 +27,7 @@ from roadwork_deploy.serve import prepare
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
 from roadwork_bench.networks import SLOTS, Requests, some_canvases
-from roadwork_bench.report import save_report, saying
+from roadwork_bench.output import save_report, saying
 from roadwork_bench.tiers.client import TierClient
 from roadwork_bench.tiers.cpu_time import descendants
 from roadwork_bench.tiers.folder import read_tier

@@ -32,10 +32,10 @@ from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.bare import run_block
 from roadwork_bench.errors import BenchError
 from roadwork_bench.inprocess import load_module, onnx_session
-from roadwork_bench.load import REQUEST_SECONDS, Block
+from roadwork_bench.output import save_report, saying, shown
 from roadwork_bench.overhead import ratio
 from roadwork_bench.pairs import in_pairs
-from roadwork_bench.report import save_report, saying, shown
+from roadwork_bench.served import REQUEST_SECONDS, Block
 
 CANVAS = (640, 640, 3)
 SLOTS = 2

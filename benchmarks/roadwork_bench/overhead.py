@@ -26,10 +26,10 @@ from roadwork_bench.bare import BareLoop
 from roadwork_bench.dataset import SUFFIXES
 from roadwork_bench.errors import BenchError
 from roadwork_bench.judging import judge_table, patient
-from roadwork_bench.load import Block, ServedCascade
+from roadwork_bench.output import said, save_report, saying, shown
 from roadwork_bench.pairs import in_pairs
 from roadwork_bench.replay import without_members
-from roadwork_bench.report import said, save_report, saying, shown
+from roadwork_bench.served import Block, ServedCascade
 from roadwork_bench.statistics import figures
 from roadwork_bench.table import load_table
 

@@ -21,7 +21,7 @@ from roadwork_export.techniques import CPU, Technique, apply, load_techniques, m
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
-from roadwork_bench.report import save_report, saying
+from roadwork_bench.output import save_report, saying
 from roadwork_bench.tiers.agreement import agree
 from roadwork_bench.tiers.folder import Subject, read_tier
 from roadwork_bench.tiers.holding import holding

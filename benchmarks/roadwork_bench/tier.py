@@ -15,8 +15,8 @@ from roadwork_deploy.errors import DeployError
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
+from roadwork_bench.output import save_report, saying
 from roadwork_bench.pairs import in_pairs
-from roadwork_bench.report import save_report, saying
 from roadwork_bench.tiers.agreement import agree
 from roadwork_bench.tiers.cpu_time import cpu_seconds
 from roadwork_bench.tiers.folder import (

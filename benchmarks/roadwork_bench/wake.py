@@ -21,7 +21,7 @@ from roadwork_deploy.tier_control import load_tier, unload_tier
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
-from roadwork_bench.report import said, save_report, saying
+from roadwork_bench.output import said, save_report, saying
 from roadwork_bench.tiers.agreement import agree
 from roadwork_bench.tiers.client import TierClient
 from roadwork_bench.tiers.folder import Subject, Variant, read_tier, write_repository

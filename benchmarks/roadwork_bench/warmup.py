@@ -13,9 +13,9 @@ from roadwork_deploy.profile import load_profile
 from roadwork_deploy.serve import prepare
 
 from roadwork_bench.about import CHECKOUT, about
-from roadwork_bench.load import REQUEST_SECONDS, inputs_of
+from roadwork_bench.output import said, save_report, saying
 from roadwork_bench.overhead import rendered_scenes
-from roadwork_bench.report import said, save_report, saying
+from roadwork_bench.served import REQUEST_SECONDS, inputs_of
 
 LIMIT = 1.5
 REQUESTS = 10

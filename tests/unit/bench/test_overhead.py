@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from roadwork_bench.bare import BareLoop, run_block
-from roadwork_bench.load import Block
 from roadwork_bench.overhead import compare, detector_path, ratio, read_images
+from roadwork_bench.served import Block
 from roadwork_cascade.policy import Policy, load_policy, parse_policy, write_policy
 from roadwork_deploy.profile import load_profile
 
