@@ -23,6 +23,8 @@ PACKAGES = (
     "simplejpeg",
     "nvidia-pytriton",
     "rapidocr",
+    "torch",
+    "torchvision",
 )
 
 

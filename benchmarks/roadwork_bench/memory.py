@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from roadwork_client import RoadworkClient
+from roadwork_deploy.planner.measured import HEADROOM_SHARE, SERVER_CONTEXT
 from roadwork_deploy.profile import Placement, Profile, TierShare, load_profile
 from roadwork_deploy.repository import read_models
 from roadwork_deploy.serve import prepare
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
+from roadwork_bench.escalation import line, parse, sweep
 from roadwork_bench.networks import SLOTS, Requests, some_canvases
-from roadwork_bench.output import save_report, saying
+from roadwork_bench.output import said, save_report, saying
 from roadwork_bench.tiers.client import TierClient
 from roadwork_bench.tiers.cpu_time import descendants
 from roadwork_bench.tiers.folder import read_tier
@@ -43,6 +45,7 @@ POLL_SECONDS = 0.2
 IMAGES, IMAGE_SEED = 256, 77
 CASCADE_SIDE = 640
 CASCADE_SECONDS = 60.0
+IN_FLIGHT = (1, 32, 256)
 Holder = Callable[[], dict[tuple[str, int], int]]
 
 
@@ -52,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in-flight", type=int, default=256, help="requests to the cascade at the same time")
     parser.add_argument("--tier-in-flight", type=int, default=64, help="requests to each tier at the same time")
     parser.add_argument("--seconds", type=float, default=10.0, help="that each kind of load lasts")
+    parser.add_argument(
+        "--share", help="of the requests that ask the tiers, such as 0,0.1,0.5: measure that too, at the end"
+    )
     parser.add_argument("--tier-timeout", type=float, default=600.0, help="seconds for all tiers to join")
     parser.add_argument("--out", type=Path, help="write the figures to a file")
 
@@ -65,27 +71,36 @@ def run(arguments: argparse.Namespace, command: str) -> int:
     gpus = open_gpus()
     if gpus is None:
         raise BenchError("memory is measured on NVIDIA GPUs, and this host shows none")
+    shares = parse(arguments.share, "share") if arguments.share else []
     repository = arguments.model_repository.resolve()
     with prepare(repository, profile).server as server:
         saying("waiting for the tiers")
         tiers = server.wait_for_tiers(arguments.tier_timeout)
         holds = holder(server.pid, gpus)
         start = holds()
-        with Watcher(holds) as watcher:
-            answered = busy(server.grpc_url, profile, repository, tiers, arguments)
         report: dict[str, Any] = {
             "about": about(command),
             "profile": profile.name,
             "gpus": gpu_names(gpus),
             "not_joined": {name: tier.reason for name, tier in tiers.items() if tier.state != "ready"},
-            "models": compare(planned, start, watcher.most),
-            "cascade": answered,
         }
+        with Watcher(holds) as watcher:
+
+            def save(**found: Any) -> None:  # after each part: a long run that breaks off keeps what it has
+                report.update(found, models=compare(planned, start, watcher.most))
+                report["gpu_totals"] = totals(profile, report["models"])
+                if arguments.out:
+                    save_report(report, arguments.out)
+
+            answered = busy(server.grpc_url, profile, repository, tiers, arguments)
+            save(cascade=answered)
+            if shares:
+                images = cascade_images(32)
+                save(escalation=sweep(server.grpc_url, images, shares, IN_FLIGHT, arguments.seconds))
     print(summary(report))
-    if arguments.out:
-        save_report(report, arguments.out)
     right = all(row["right"] for row in report["models"] if row["planned_gb"] is not None)
-    return 0 if right and not report["not_joined"] and not answered["failed"] else 1
+    within = all(gpu["within"] for gpu in report["gpu_totals"])
+    return 0 if right and within and not report["not_joined"] and not answered["failed"] else 1
 
 
 def plan_of(profile: Profile) -> dict[tuple[str, int], int]:
@@ -193,7 +208,7 @@ def ask_tier(url: str, repository: Path, name: str, in_flight: int, seconds: flo
 def ask_cascade(url: str, in_flight: int, seconds: float) -> dict[str, int]:
     """Verdicts by status on distinct images, all stages asked, and how many requests failed."""
     until = time.monotonic() + seconds
-    images = [make_image(IMAGE_SEED + 1, number, CASCADE_SIDE, 92) for number in range(IMAGES)]
+    images = cascade_images(IMAGES)
 
     def coming() -> Iterator[bytes]:
         for image in itertools.cycle(images):
@@ -206,6 +221,11 @@ def ask_cascade(url: str, in_flight: int, seconds: float) -> dict[str, int]:
         for result in client.predict_many(coming(), in_flight=in_flight, deadline=CASCADE_SECONDS, all_stages=True):
             found["failed" if result.verdict is None else result.verdict.status] += 1
     return dict(found)
+
+
+def cascade_images(count: int) -> list[bytes]:
+    """JPEG bytes, no two alike."""
+    return [make_image(IMAGE_SEED + 1, number, CASCADE_SIDE, 92) for number in range(count)]
 
 
 def compare(
@@ -229,6 +249,17 @@ def compare(
     return rows
 
 
+def totals(profile: Profile, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each GPU: what the plan gives away, tritonserver's part included, and the most that everyone held, in GB."""
+    found = []
+    for gpu, claimed in sorted(profile.claimed().items()):
+        held = sum(row["busy_gb"] for row in rows if row["gpu"] == gpu)
+        planned = (claimed + SERVER_CONTEXT) / GB
+        within = held <= planned * (1 + HEADROOM_SHARE)
+        found.append({"gpu": gpu, "planned_gb": round(planned, 2), "busy_gb": round(held, 2), "within": within})
+    return found
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The report for people."""
     lines = [f"{name} did not join: {reason}" for name, reason in report["not_joined"].items()]
@@ -239,5 +270,10 @@ def summary(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{row['model']:26} {row['gpu']:>3} {plan:>8} {row['at_start_gb']:>7.2f} {row['busy_gb']:>7.2f}  {verdict}"
         )
+    for gpu in report["gpu_totals"]:
+        lines.append(
+            f"GPU {gpu['gpu']}: {gpu['busy_gb']} GB at most, {gpu['planned_gb']} planned: within {said(gpu['within'])}"
+        )
     lines.append(f"the cascade: {json.dumps(report['cascade'])}")
+    lines += [line(point) for point in report.get("escalation", {}).get("points", [])]
     return "\n".join(lines)

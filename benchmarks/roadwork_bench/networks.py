@@ -11,7 +11,8 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ WARM_SECONDS = 1.0
 MATRIX = 4096
 PERCEPTION = "perception"
 
+Step = Callable[[float], Block]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", help="folders of the repository")
@@ -52,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each block")
     parser.add_argument("--pairs", type=int, default=4, help="blocks of each side, in turn")
     parser.add_argument("--together", action="store_true", help="also all of them at once, as `perception`")
+    parser.add_argument(
+        "--one-server", action="store_true",
+        help="load all of them into one server, at the same time: quicker, and needs the memory of all",
+    )  # fmt: skip
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--model-repository", type=Path, default=CHECKOUT / "model_repository")
     parser.add_argument("--out", type=Path, help="write the figures to a file")
@@ -71,20 +78,107 @@ def run(arguments: argparse.Namespace, command: str) -> int:
         if arguments.out:  # after each network: a long run that breaks off keeps what it has
             save_report(report, arguments.out)
 
+    if arguments.one_server:
+        in_one_server(arguments, profile, batches, canvases, report, save)
+    else:
+        one_by_one(arguments, profile, batches, canvases, report, save)
+    print(summary(report))
+    return 1 if report["failed"] else 0
+
+
+def one_by_one(
+    arguments: argparse.Namespace, profile: Profile, batches: list[int], canvases: np.ndarray, report: dict[str, Any],
+    save: Callable[[], None],
+) -> None:  # fmt: skip
+    """A server for each network, and one for all of them together."""
     for name in arguments.names:
         try:
             with only(arguments.model_repository, [name], profile) as (repository, alone):
-                report["networks"][name] = measure(repository, alone, name, batches, canvases, arguments, report)
+                bare = Bare(repository, name, alone)
+                with prepare(repository, alone).server as server:
+                    report["networks"][name] = measure(server.grpc_url, bare, batches, canvases, arguments, report)
         except Exception as error:  # whatever its runtime raises: one of many does not end the others' run
             report["failed"][name] = first_line(error)
             saying(f"{name}: {report['failed'][name]}")
         save()
     if arguments.together and report["networks"]:
-        with only(arguments.model_repository, list(report["networks"]), profile) as (repository, all_of_them):
-            report["together"] = together(repository, all_of_them, batches, canvases, arguments, report)
+        with (
+            only(arguments.model_repository, list(report["networks"]), profile) as (repository, all_of_them),
+            prepare(repository, as_perception(all_of_them)).server as server,
+        ):
+            report["together"] = together(server.grpc_url, batches, canvases, arguments, report)
         save()
-    print(summary(report))
-    return 1 if report["failed"] else 0
+
+
+def in_one_server(
+    arguments: argparse.Namespace, profile: Profile, batches: list[int], canvases: np.ndarray, report: dict[str, Any],
+    save: Callable[[], None],
+) -> None:  # fmt: skip
+    """All networks in one server, asked one after the other and then together. Those whose sessions do not run bare are
+    left out.
+    """
+    with only(arguments.model_repository, arguments.names, profile) as (repository, every):
+        opened = open_all(repository, every, batches, canvases, report["failed"])
+    if not opened:
+        return
+    with only(arguments.model_repository, list(opened), profile) as (repository, every):
+        saying(f"starting a server with {len(opened)} networks")
+        before = time.monotonic()
+        server = prepare(repository, as_perception(every) if arguments.together else every).server
+        with server:
+            report["start_seconds"] = round(time.monotonic() - before, 1)
+            for name, bare in opened.items():
+                try:
+                    report["networks"][name] = measure(server.grpc_url, bare, batches, canvases, arguments, report)
+                except BenchError as error:
+                    report["failed"][name] = first_line(error)
+                    saying(f"{name}: {report['failed'][name]}")
+                save()
+            if arguments.together and not report["failed"]:
+                report["together"] = together(server.grpc_url, batches, canvases, arguments, report)
+                save()
+
+
+def open_all(
+    repository: Path, profile: Profile, batches: list[int], canvases: np.ndarray, failed: dict[str, str]
+) -> dict[str, Bare]:
+    """Sessions that have run each batch once, all at the same time: first runs of a shape are slow on a GPU."""
+
+    def opened(name: str) -> Bare | None:
+        try:
+            bare = Bare(repository, name, profile)
+            for batch in batches:
+                bare(canvases[:batch])
+        except Exception as error:  # whatever its runtime raises: one of many does not end the others' run
+            failed[name] = first_line(error)
+            saying(f"{name}: {failed[name]}")
+            return None
+        return bare
+
+    names = list(profile.entries)
+    saying(f"opening {len(names)} networks")
+    with ThreadPoolExecutor(len(names)) as pool:
+        found = dict(zip(names, pool.map(opened, names), strict=True))
+    return {name: bare for name, bare in found.items() if bare is not None}
+
+
+def as_perception(profile: Profile) -> Profile:
+    """The profile with the ensemble of its networks too."""
+    entries = (*profile.entries, PERCEPTION)
+    return dataclasses.replace(profile, entries=entries, models={**profile.models, PERCEPTION: Share()})
+
+
+class Bare:
+    """A network's own session, as the server's backend opens it."""
+
+    def __init__(self, repository: Path, name: str, profile: Profile) -> None:
+        path = repository / name / "1" / "model.onnx"
+        self.name = name
+        self.operations = operations_of(path)
+        self._session = bare_session(path, read_models(repository)[name], profile)
+
+    def __call__(self, canvases: np.ndarray) -> None:
+        self._session.run(None, {"canvas": canvases})
 
 
 @contextmanager
@@ -109,61 +203,55 @@ def only(repository: Path, names: Sequence[str], profile: Profile) -> Iterator[t
 
 
 def measure(
-    repository: Path, profile: Profile, name: str, batches: list[int], canvases: np.ndarray,
-    arguments: argparse.Namespace, report: dict[str, Any],
+    url: str, bare: Bare, batches: list[int], canvases: np.ndarray, arguments: argparse.Namespace,
+    report: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """One network at each batch: alone and saturated through the server, and bare."""
-    path = repository / name / "1" / "model.onnx"
-    session = bare_session(path, read_models(repository)[name], profile)
-    operations = operations_of(path)
+    operations = bare.operations
     found: dict[str, Any] = {"gigaflops": round(operations / 1e9, 2) if operations else None, "batches": {}}
-    with prepare(repository, profile).server as server:
-        for batch in batches:
-            with Requests(server.grpc_url, name, batch, canvases) as requests:
-                saying(f"{name}, batch {batch}")
+    for batch in batches:
+        with Requests(url, bare.name, batch, canvases) as requests:
+            saying(f"{bare.name}, batch {batch}")
+            slots = [canvases[i * batch : (i + 1) * batch] for i in range(SLOTS)]
 
-                slots = [canvases[i * batch : (i + 1) * batch] for i in range(SLOTS)]
+            def alone(seconds: float, slots: list[np.ndarray] = slots) -> Block:
+                return run_block(bare, slots, seconds, 1)
 
-                def bare(seconds: float, slots: list[np.ndarray] = slots) -> Block:
-                    return run_block(lambda looked_at: session.run(None, {"canvas": looked_at}), slots, seconds, 1)
+            alone(min(WARM_SECONDS, arguments.seconds))
+            requests.block(min(WARM_SECONDS, arguments.seconds), arguments.in_flight)
 
-                bare(WARM_SECONDS)
-                requests.block(WARM_SECONDS, arguments.in_flight)
-                one = in_pairs(
-                    lambda _: requests.block(arguments.seconds, 1), lambda _: bare(arguments.seconds), arguments.pairs
-                )
-                many = in_pairs(
-                    lambda _: requests.block(arguments.seconds, arguments.in_flight),
-                    lambda _: bare(arguments.seconds),
+            def pairs(in_flight: int, requests: Requests = requests, alone: Step = alone) -> list[tuple[Block, Block]]:
+                return in_pairs(
+                    lambda _: requests.block(arguments.seconds, in_flight),
+                    lambda _: alone(arguments.seconds),
                     arguments.pairs,
                 )
-                found["batches"][str(batch)] = compared(one, many, batch, arguments.in_flight)
+
+            one, many = pairs(1), pairs(arguments.in_flight)
+            found["batches"][str(batch)] = compared(one, many, batch, arguments.in_flight)
     if operations:
         found["limit_images_per_second"] = round(report["matrix_product_tflops"] * 1e12 / operations, 1)
     return found
 
 
 def together(
-    repository: Path, profile: Profile, batches: list[int], canvases: np.ndarray, arguments: argparse.Namespace,
-    report: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+    url: str, batches: list[int], canvases: np.ndarray, arguments: argparse.Namespace, report: dict[str, Any]
+) -> dict[str, Any]:
     """All at once as `perception`, against what the bare sessions would reach one after the other on one device."""
     found = {}
-    every = dataclasses.replace(profile, entries=(PERCEPTION,), models={**profile.models, PERCEPTION: Share()})
-    with prepare(repository, every).server as server:
-        for batch in batches:
-            with Requests(server.grpc_url, PERCEPTION, batch, canvases) as requests:
-                saying(f"all of them, batch {batch}")
-                requests.block(WARM_SECONDS, arguments.in_flight)
-                blocks = [requests.block(arguments.seconds, arguments.in_flight) for _ in range(arguments.pairs)]
-            rates = [n["batches"][str(batch)]["bare_images_per_second"] for n in report["networks"].values()]
-            combined = 1 / sum(1 / rate for rate in rates)
-            reached = float(np.median([block.throughput * batch for block in blocks]))
-            found[str(batch)] = {
-                "images_per_second": round(reached, 2),
-                "bare_combined": round(combined, 2),
-                "share": round(reached / combined, 3),
-            }
+    for batch in batches:
+        with Requests(url, PERCEPTION, batch, canvases) as requests:
+            saying(f"all of them, batch {batch}")
+            requests.block(WARM_SECONDS, arguments.in_flight)
+            blocks = [requests.block(arguments.seconds, arguments.in_flight) for _ in range(arguments.pairs)]
+        rates = [n["batches"][str(batch)]["bare_images_per_second"] for n in report["networks"].values()]
+        combined = 1 / sum(1 / rate for rate in rates)
+        reached = float(np.median([block.throughput * batch for block in blocks]))
+        found[str(batch)] = {
+            "images_per_second": round(reached, 2),
+            "bare_combined": round(combined, 2),
+            "share": round(reached / combined, 3),
+        }
     return found
 
 

@@ -54,6 +54,12 @@ class ServedCascade:
     def block(self, images: Sequence[bytes], seconds: float, in_flight: int, *, all_stages: bool) -> Block:
         """Keep `in_flight` requests on their way for about `seconds`; all of them are waited for."""
         requests = [inputs_of(image, all_stages=all_stages, tiers=False) for image in images]
+        block, verdicts = self.ask(requests, seconds, in_flight)
+        self._check(verdicts, all_stages)
+        return block
+
+    def ask(self, requests: Sequence[list[Any]], seconds: float, in_flight: int) -> tuple[Block, list[bytes]]:
+        """The same with requests that were made before; their verdicts, which nobody has looked at."""
         latencies: list[float] = []
         verdicts: list[bytes] = []
         start = time.perf_counter()
@@ -66,12 +72,10 @@ class ServedCascade:
                 index += 1
         else:
             self._flood(requests, start + seconds, in_flight, latencies, verdicts)
-        took = time.perf_counter() - start
-        self._check(verdicts, all_stages)
-        return Block(latencies, took)
+        return Block(latencies, time.perf_counter() - start), verdicts
 
     def _flood(
-        self, requests: list[Any], end: float, in_flight: int, latencies: list[float], verdicts: list[bytes]
+        self, requests: Sequence[list[Any]], end: float, in_flight: int, latencies: list[float], verdicts: list[bytes]
     ) -> None:
         slots, errors = threading.Semaphore(in_flight), []
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from ort_batch import Job, fill_up, run_jobs
+from ort_batch import Job, Run, fill_up, run_jobs
 from ort_providers import choose_providers, describe
 from ort_session import find_file, open_session
 from ort_settings import ConfigError, Settings, read_settings
@@ -79,8 +80,17 @@ class TritonPythonModel:
         )
         self._outputs = {tensor.name: tensor for tensor in outputs}
         self._batched = int(config.get("max_batch_size", 0)) > 0
-        self._run = fill_up(self._run_session, settings.batch_sizes) if self._batched else self._run_session
-        self._try_out(args["model_instance_name"], settings.batch_sizes if self._batched else ())
+        self._run = self._runner(self._session)
+        if self._batched and settings.batch_sizes:
+            first, *others = settings.batch_sizes
+            sessions = {first: self._session}
+            for size in others:
+                # ONNX Runtime's CUDA provider keeps the convolutions' plans of the last shape alone (since 1.20): a
+                # session that meets two sizes in turn plans all of them at every change.
+                sessions[size] = open_session(path, settings, providers)[0] if kind == "GPU" else self._session
+            runs = {size: self._runner(session) for size, session in sessions.items()}
+            self._try_out(args["model_instance_name"], runs)
+            self._run = fill_up(runs)
         pb_utils.Logger.log_info(
             f"{args['model_instance_name']}: {path.name} on {describe(providers)}, "
             f"threads {settings.intra_op_threads or 'by ONNX Runtime'}"
@@ -107,18 +117,18 @@ class TritonPythonModel:
             elif not tensor.optional:
                 raise ValueError(f"input '{tensor.name}' is missing")
 
-    def _try_out(self, instance: str, sizes: tuple[int, ...]) -> None:
-        """Every size of a batch once: the first run of a shape chooses its algorithms."""
-        for size in sizes:
+    def _try_out(self, instance: str, runs: Mapping[int, Run]) -> None:
+        """Every size of a batch once: the first run of a shape plans its convolutions."""
+        for size, run in runs.items():
             inputs = blank(self._session.get_inputs(), size)
             if inputs is None:
                 return
             began = time.monotonic()
-            self._run_session(list(self._outputs), inputs)
+            run(list(self._outputs), inputs)
             pb_utils.Logger.log_info(f"{instance}: first batch of {size} took {time.monotonic() - began:.1f} s")
 
-    def _run_session(self, names: list[str], inputs: dict) -> list:
-        return self._session.run(names, inputs, self._run_options)
+    def _runner(self, session: Any) -> Run:
+        return lambda names, inputs: session.run(names, inputs, self._run_options)
 
     def _response(self, job: Job) -> Any:
         if job.error is not None or job.outputs is None:

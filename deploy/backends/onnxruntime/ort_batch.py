@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +75,38 @@ def _run_together(group: Sequence[Job], run: Run) -> bool:
     return True
 
 
-def fill_up(run: Run, sizes: Sequence[int]) -> Run:
-    """`run` for batches of these sizes alone: others are filled up to the next with copies of their last image.
+def fill_up(runs: Mapping[int, Run]) -> Run:
+    """A `Run` that calls those of `runs` with batches of their sizes alone.
 
-    On a GPU every new shape costs seconds, in which cuDNN chooses algorithms for each convolution; few shapes, all seen
-    at load, cost a little arithmetic instead. Batches over the largest size run as they are.
+    Smaller batches are filled up to the next size with copies of their last image, larger ones are cut into pieces. On
+    a GPU every change of shape costs up to seconds, in which cuDNN plans each convolution anew; few shapes, each with a
+    session that never sees another, cost a little arithmetic instead.
 
     Args:
-        sizes: ascending. Dimension 0 of every array of `run` is the batch.
+        runs: size of a batch -> what takes it. Dimension 0 of every array is the batch.
     """
+    sizes = sorted(runs)
+    largest = sizes[-1]
 
     def filled(names: list[str], inputs: Arrays) -> Sequence[np.ndarray]:
         rows = next(iter(inputs.values())).shape[0]
-        size = next((size for size in sizes if size >= rows), rows)
+        if rows <= largest:
+            return one(names, inputs, rows)
+        pieces = [
+            one(
+                names,
+                {name: array[start : start + largest] for name, array in inputs.items()},
+                min(largest, rows - start),
+            )
+            for start in range(0, rows, largest)
+        ]
+        if any(array.ndim == 0 for array in pieces[0]) or sum(piece[0].shape[0] for piece in pieces) != rows:
+            return runs[largest](names, inputs)  # outputs that are not of the batch cannot be put together
+        return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
+
+    def one(names: list[str], inputs: Arrays, rows: int) -> Sequence[np.ndarray]:
+        size = next(size for size in sizes if size >= rows)
+        run = runs[size]
         if size == rows or rows == 0:
             return run(names, inputs)
         longer = {

@@ -39,8 +39,9 @@ class Accelerator:
 class Settings:
     """How the session of one model is built. Thread counts of 0 leave the choice to ONNX Runtime.
 
-    `batch_sizes`, ascending, is this backend's own: the parameter `batch_sizes: "1,2,4,8"` fills every batch up to the
-    next of these and runs each of them once at load. NVIDIA's backend does not know it and runs batches as they come.
+    `batch_sizes`, ascending, is this backend's own: the parameter `batch_sizes: "1,8"` fills every batch up to the next
+    of these, cuts larger ones into pieces, and runs each size once at load, on a GPU in a session of its own. NVIDIA's
+    backend does not know it and runs batches as they come.
     """
 
     intra_op_threads: int = 0
@@ -143,10 +144,10 @@ def _batch_sizes(model: str, parameters: Mapping[str, str], config: Mapping[str,
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdigit() and int(word) > 0 for word in words):
         raise ConfigError(f"{model}: parameter batch_sizes is {text!r}; it is a list such as 1,2,4,8")
-    # One list suits all models of a profile: what is over a model's own limit never comes.
+    # One list suits all models of a profile: where it goes over a model's own limit, that limit is the largest.
     preferred = (config.get("dynamic_batching") or {}).get("preferred_batch_size") or ()
     limit = max((int(size) for size in preferred), default=int(config.get("max_batch_size", 0)))
-    return tuple(sorted({int(word) for word in words if int(word) <= limit}))
+    return tuple(sorted({min(int(word), limit) for word in words})) if limit else ()
 
 
 def _accelerators(config: Mapping[str, Any]) -> tuple[Accelerator, ...]:

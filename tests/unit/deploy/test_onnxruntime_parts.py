@@ -74,25 +74,37 @@ def test_without_a_batch_dimension_each_runs_alone_and_a_lone_job_is_not_copied(
 
 def test_batches_are_filled_up_to_the_sizes_that_were_seen_at_load() -> None:
     session = Doubler()
-    run, jobs = fill_up(session, (1, 4, 8)), [job(1, value=3.0), job(2, wanted=("sum",))]
+    run, jobs = fill_up({1: session, 4: session, 8: session}), [job(1, value=3.0), job(2, wanted=("sum",))]
     run_jobs(jobs, run, batched=True)
     assert session.calls == [(4, 2)]
     np.testing.assert_array_equal((jobs[0].outputs or {})["y"], [[6.0, 6.0]])
     np.testing.assert_array_equal((jobs[1].outputs or {})["sum"], [[2.0], [2.0]])
-    for rows, ran in ((1, 1), (4, 4), (5, 8), (9, 9)):
-        (found,) = run(["y"], job(rows).inputs)
-        assert (len(found), session.calls[-1]) == (rows, (ran, 2))
+    for rows, ran in ((1, [1]), (4, [4]), (5, [8]), (9, [8, 1]), (21, [8, 8, 8])):
+        session.calls.clear()
+        inputs = {"x": np.arange(rows * 2, dtype=np.float32).reshape(rows, 2)}
+        (found,) = run(["y"], inputs)
+        np.testing.assert_array_equal(found, 2 * inputs["x"])
+        assert session.calls == [(size, 2) for size in ran]
+
+
+def test_each_size_of_a_batch_has_its_own_session() -> None:
+    one, four = Doubler(), Doubler()
+    run = fill_up({4: four, 1: one})
+    for rows in (1, 2, 5):
+        run(["y"], job(rows).inputs)
+    assert (one.calls, four.calls) == ([(1, 2), (1, 2)], [(4, 2), (4, 2)])
 
 
 def test_an_output_that_is_not_of_the_batch_is_not_computed_from_filler() -> None:
-    (found,) = fill_up(lambda names, inputs: [inputs["x"].sum(keepdims=True)], (4,))(["total"], job(3).inputs)
-    assert found.item() == 6.0
+    run = fill_up({4: lambda names, inputs: [inputs["x"].sum(keepdims=True)]})
+    assert run(["total"], job(3).inputs)[0].item() == 6.0
+    assert run(["total"], job(9).inputs)[0].item() == 18.0
 
 
-def test_batch_sizes_over_the_models_own_limit_are_not_tried() -> None:
+def test_the_largest_size_of_a_batch_is_the_models_own_limit() -> None:
     config = {**parameters(batch_sizes="8, 1,2,32"), "max_batch_size": 8}
     assert read_settings(config).batch_sizes == (1, 2, 8)
-    assert read_settings({**config, "dynamic_batching": {"preferred_batch_size": [2]}}).batch_sizes == (1, 2)
+    assert read_settings({**config, "dynamic_batching": {"preferred_batch_size": [4]}}).batch_sizes == (1, 2, 4)
     with pytest.raises(ConfigError, match="batch_sizes is '0,2'"):
         read_settings(parameters(batch_sizes="0,2"))
 
