@@ -10,6 +10,8 @@ from pathlib import Path
 from roadwork_bench.errors import BenchError
 
 LABELS = ("no_roadwork", "roadwork")
+NO_SCENE_LABEL = "detector_only"
+"""Of rows that have boxes and no word on the scene."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -39,6 +41,19 @@ def read_dataset(folder: Path) -> list[Photograph]:
         if not (folder / photograph.file).is_file():
             raise DatasetError(f"{folder}: {photograph.file} is listed but not there")
     return photographs
+
+
+def unlabelled(folder: Path) -> list[str]:
+    """Images of the folder that bear no label, in order: not in `images.csv`, in it without a label that is known, or
+    outside `roadwork/` and `no_roadwork/`. Rows that say `detector_only` are left out on purpose and do not count.
+    """
+    table = folder / "images.csv"
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES}
+    if not table.is_file():
+        return sorted(file for file in there if Path(file).parts[0] not in LABELS)
+    with table.open(newline="", encoding="utf-8") as lines:
+        told = {row["file"] for row in csv.DictReader(lines) if row.get("label") in (*LABELS, NO_SCENE_LABEL)}
+    return sorted(there - told)
 
 
 def _from_csv(table: Path) -> list[Photograph]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy.typing import NDArray
+
+from roadwork_bench.statistics import error_rate_upper
 
 FEW_IMAGES = 30
 FEW_GROUPS = 8
@@ -32,6 +35,56 @@ def sample_warnings(
     if (overall.get("resamples_dropped") or 0) > 0.01:
         found.append(f"{overall['resamples_dropped']:.0%} of the resamples of {where} lacked a class and were dropped")
     return found
+
+
+def carries(claim: float, errors: int, images: int, prevalence: float, level: float = 0.95) -> dict[str, Any]:
+    """Whether a sample may carry "the MCC is at least `claim`", one-sided at `level`, images taken as independent.
+
+    With as many false alarms as misses, MCC = 1 - e / (2 pi (1 - pi)): e the error rate, pi the prevalence. So the
+    claim allows e <= (1 - claim) 2 pi (1 - pi); the sample carries it where the upper Clopper-Pearson bound of its
+    error rate is no larger. `images_without_error`: the fewest that could with not one wrong, log(1 - level) over
+    log(1 - e).
+
+    Raises ValueError where `claim` is not in (0, 1) or only one class is there.
+    """
+    if not 0 < claim < 1:
+        raise ValueError(f"a claim of MCC lies between 0 and 1, got {claim:g}")
+    balance = 2 * prevalence * (1 - prevalence)
+    if not balance > 0:
+        raise ValueError("a claim of MCC needs images of both classes")
+    allowed = (1 - claim) * balance
+    bound = error_rate_upper(errors, images, level)
+    return {
+        "claim": claim,
+        "level": level,
+        "errors": errors,
+        "images": images,
+        "error_rate_allowed": float(f"{allowed:.4g}"),
+        "error_rate_upper": float(f"{bound:.4g}"),
+        "images_without_error": math.ceil(math.log(1 - level) / math.log1p(-allowed)),
+        "carried": bound <= allowed,
+    }
+
+
+def claim_warning(found: dict[str, Any]) -> list[str]:
+    """What `carries` found, where it is a no."""
+    if found["carried"]:
+        return []
+    return [
+        f"this sample cannot carry a claim of MCC {found['claim']:g}: that takes {found['images_without_error']:,} "
+        f"images without one error; here are {found['images']:,} with {found['errors']} errors (error rate at most "
+        f"{found['error_rate_upper']:.3g}, allowed {found['error_rate_allowed']:.3g})"
+    ]
+
+
+def class_warning(labels: NDArray) -> list[str]:
+    """Only one class: what cannot be said then."""
+    names = {True: "roadwork", False: "no roadwork"}
+    seen = {bool(label) for label in labels}
+    if len(seen) == 2:
+        return []
+    only = names[seen.pop()] if seen else "nothing"
+    return [f"all images are labelled {only}: MCC, balanced accuracy and AUROC are undefined and not given"]
 
 
 def camera_warning(labels: NDArray, sources: NDArray) -> list[str]:

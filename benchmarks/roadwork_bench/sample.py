@@ -13,6 +13,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from roadwork_bench.errors import BenchError
 
 
+class UnsplittableError(BenchError):
+    """A class has too few groups for anything to be held back to test on."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """n labelled images. `scores` is [n, members], NaN where a member was not recorded or failed.
@@ -63,11 +67,13 @@ def grouped_folds(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Training and test indices; no group is in both. Fewer folds where a class has fewer groups than that.
 
-    Raises BenchError where a class has fewer than two groups: nothing can then be held back.
+    Raises UnsplittableError where a class has fewer than two groups: nothing can then be held back.
     """
     least = min((len(set(groups[labels == label])) for label in (0, 1)), default=0)
     if least < 2:
-        raise BenchError("each class needs images of at least two groups, else nothing can be held back to test on")
+        raise UnsplittableError(
+            "each class needs images of at least two groups, else nothing can be held back to test on"
+        )
     splitter = StratifiedGroupKFold(n_splits=min(folds, least), shuffle=True, random_state=seed)
     for train, test in splitter.split(np.zeros(len(labels)), labels, groups):
         if len(set(labels[train])) == 2:

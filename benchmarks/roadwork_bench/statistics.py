@@ -81,6 +81,17 @@ def mcc_jeffreys(counts: Counts, level: float = 0.95, draws: int = DRAWS, seed: 
     return _percentiles(mcc_from_rates(positives / (positives + negatives), fpr, fnr), level)
 
 
+def proportion_jeffreys(hits: int, trials: int, level: float = 0.95) -> Interval:
+    """Interval of a share: the middle `level` of Beta(hits + 1/2, misses + 1/2), images taken as independent.
+
+    0 hits reach down to 0 and no misses up to 1 (Brown, Cai and DasGupta, 2001). No trials: 0 to 1.
+    """
+    if not trials:
+        return Interval(0.0, 1.0)
+    low, high = stats.beta.ppf([(1 - level) / 2, (1 + level) / 2], hits + 0.5, trials - hits + 0.5)
+    return Interval(0.0 if hits == 0 else float(low), 1.0 if hits == trials else float(high))
+
+
 def error_rate_upper(errors: int, images: int, level: float = 0.95) -> float:
     """One-sided upper Clopper-Pearson bound of an error rate; 1.0 for no images."""
     if images <= errors:
@@ -171,13 +182,23 @@ def figures(
         "resamples_dropped": round(bootstrap[1], 4) if bootstrap else None,
         "balanced_accuracy": round(float(balanced_accuracy_score(truth, said)), 4) if both else None,
         "precision": round(float(precision_score(truth, said)), 4) if said.any() else None,
+        "precision_jeffreys_95": proportion_jeffreys(counts.tp, counts.tp + counts.fp).rounded()
+        if said.any()
+        else None,
         "recall": round(float(recall_score(truth, said)), 4) if truth.any() else None,
+        "recall_jeffreys_95": _share_95(counts.tp, counts.fn),
+        "false_alarm_rate": round(counts.fp / (counts.fp + counts.tn), 4) if not truth.all() else None,
+        "false_alarm_rate_jeffreys_95": _share_95(counts.fp, counts.tn),
     }
     if probabilities is not None and len(truth):
         result["auroc"] = round(float(roc_auc_score(truth, probabilities)), 4) if both else None
         result["brier"] = round(float(brier_score_loss(truth, probabilities, pos_label=1)), 4)
         result["ece"] = round(expected_calibration_error(truth, probabilities), 4)
     return result
+
+
+def _share_95(hits: int, others: int) -> list[float] | None:
+    return proportion_jeffreys(hits, hits + others).rounded() if hits + others else None
 
 
 def _cells(truth: NDArray[np.bool_], said: NDArray[np.bool_]) -> list[int]:

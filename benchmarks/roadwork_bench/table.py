@@ -30,8 +30,11 @@ class Row:
 
     fold: whose models scored it, None for the final models. size: width and height in pixels. scores: raw answer in
     [0, 1] by member. boxes: by detector, the strongest as [class id, score, x1, y1, x2, y2] in pixels of the upright
-    original. counts: by detector, boxes with a score of at least 0.25. ms: by model, alone on the machine. tokens: by
-    tier, read and written. models: by member, digest of the files that scored. error: why the image cannot be used.
+    original. counts: by detector, boxes with a score of at least 0.25. blobs: orange-red regions. luma: mean
+    brightness, 0 to 255; None in older tables. ms: by model, alone on the machine. tokens: by tier, read and written.
+    models: by member, digest of the files that scored. error: why the image cannot be used.
+
+    A stage takes as long as its slowest member, and costs that time its price in the policy; a tier's tokens on top.
     """
 
     file: str
@@ -47,6 +50,7 @@ class Row:
     counts: dict[str, int] = field(default_factory=dict)
     words: list[dict[str, Any]] = field(default_factory=list)
     blobs: int | None = None
+    luma: float | None = None
     ms: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
@@ -81,6 +85,15 @@ class Table:
             seen=None if settings is None else tuple(_seen(row, settings) for row in rows),
         )
 
+    def refuse_elsewhere(self, machine: dict[str, Any]) -> None:
+        """Raise TableError where what is recorded came from another machine: milliseconds of two do not mix."""
+        before = self.about.get("machine")
+        if self.rows and before is not None and before != machine:
+            raise TableError(
+                f"the table was recorded on another machine ({_machine(before)}; this is {_machine(machine)}) and "
+                "lacks answers: milliseconds of two machines must not be mixed, so record all of it to another --out"
+            )
+
     def seen_in_training(self) -> int:
         """Usable rows that published weights may have been trained on and that no model of another fold scored."""
         return sum(row.publishable and row.fold is None for row in self.usable)
@@ -92,6 +105,10 @@ class Table:
         rows = ",\n".join(json.dumps(asdict(row), ensure_ascii=False) for row in self.rows)
         draft.write_text(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "rows": [\n{rows}\n]}}\n', encoding="utf-8")
         os.replace(draft, path)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine.get('cpu')}, {machine.get('cores')} cores"
 
 
 def _seen(row: Row, settings: FusionSettings) -> Seen:

@@ -279,3 +279,73 @@ def make_table(
 @pytest.fixture(name="make_table")
 def _make_table() -> Callable[..., Table]:
     return make_table
+
+
+TIERS = ("fast", "precise")
+
+
+def add_tiers(policy: Policy, rng: np.random.Generator | None = None) -> Policy:
+    """`small` climbed before `large`; with `rng`, bounds, weights and conditions by chance."""
+    data = policy.to_dict() | {"version": 2, "absent_tiers": "degrade", "budget": {"tokens": None, "cost": None}}
+    data["tiers"] = [
+        {
+            "name": name,
+            "deadline_ms": 2000,
+            "price_per_second": 0.001,
+            "price_per_1000_tokens": {"input": 0.01, "output": 0.03},
+            "accept": float(rng.uniform(0.6, 0.99)) if rng and rng.random() < 0.8 else None,
+            "reject": float(rng.uniform(0.01, 0.4)) if rng and rng.random() < 0.8 else None,
+            "when": {"min_probability": 0.1, "max_probability": 0.9} if rng and rng.random() < 0.5 else None,
+            "findings": False,
+            "required": False,
+            "members": {
+                model: {
+                    "kind": "scorer",
+                    "weight": float(rng.uniform(0.3, 3)) if rng else 1.0,
+                    "a": float(rng.uniform(0.2, 2)) if rng else 1.0,
+                    "b": float(rng.normal(0, 0.5)) if rng else 0.0,
+                    "nothing": None,
+                    "minimum_mass": 0.5,
+                }
+            },
+        }
+        for name, model in zip(TIERS, ("small", "large"), strict=True)
+    ]
+    data["routes"] = [
+        {"name": "sure", "when": {"min_probability": 0.97}, "climb": []},
+        {"name": "crowded", "when": {"min_boxes": 2}, "climb": ["precise"]},
+        {"name": "contradictory", "when": {"disagreement": True}, "climb": ["precise"]},
+        {"name": "medium", "when": None, "climb": ["fast", "precise"]},
+    ]
+    return parse_policy(data)
+
+
+def tier_table(*sizes: int, information: float = 0.5, missing: float = 0.0) -> Table:
+    """A made-up table with two tiers, the larger of which sees more, and boxes of either detector."""
+    table = make_table(*sizes, information=information, missing=missing)
+    rng = np.random.default_rng(7)
+    for name, sees in (("small", 1.0), ("large", 2.5)):
+        table.kinds[name] = "scorer"
+        for row in table.rows:
+            logit = sees * (2 * row.roadwork - 1) + rng.normal(0, 1.2)
+            if rng.random() >= missing:
+                row.scores[name] = round(float(1 / (1 + np.exp(-logit))), 6)
+                row.tokens[name] = [70, 1]
+                row.ms[name] = 50.0
+    for row in table.rows:
+        for place, name in enumerate(("eye", "other")):
+            if row.scores.get(name):
+                row.boxes[name] = [[7, row.scores[name] / 0.9, 100.0 * place, 10.0, 100.0 * place + 60.0, 90.0]]
+                row.boxes[name][0][1] = min(1.0, row.boxes[name][0][1])
+                row.scores[name] = row.boxes[name][0][1] * 0.9
+    return table
+
+
+@pytest.fixture(name="add_tiers")
+def _add_tiers() -> Callable[..., Policy]:
+    return add_tiers
+
+
+@pytest.fixture(name="tier_table")
+def _tier_table() -> Callable[..., Table]:
+    return tier_table
