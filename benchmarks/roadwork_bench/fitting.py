@@ -17,52 +17,78 @@ from numpy.typing import NDArray
 from roadwork_cascade import pool
 from roadwork_cascade.policy import Policy, parse_policy
 from roadwork_cascade.policy_parts import VOTELESS
+from threadpoolctl import threadpool_limits
 
+from roadwork_bench.bounds import exit_bounds
 from roadwork_bench.calibration import fit_constant, fit_slope_and_shift
+from roadwork_bench.exits import exits_taken, with_cuts, without_settled
+from roadwork_bench.landscape import landscape, without_idle
 from roadwork_bench.replay import Replay, replay, steps, unbounded
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
-from roadwork_bench.statistics import error_rate_upper, mcc_from_rates
+from roadwork_bench.search import choose, search
+from roadwork_bench.settings import GRID, TOLERANCE, Settings, rounded
+from roadwork_bench.spending import Spending
+from roadwork_bench.statistics import mcc_from_rates
 
-GRID = pool.sigmoid(np.linspace(-7, 7, 281))
-"""Candidates of thresholds and bounds: evenly spaced in the logit, as most decisions are made near 0 and 1."""
-TOLERANCE = 0.01
-"""Thresholds whose MCC is this close to the best count as equals: so few drives cannot tell them apart."""
 IDLE = (0.4, 0.6)
 """A text member that read nothing does not enter the pool where that tells less than this."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """exit_error: most images among those that leave at a stage whose answer the whole cascade would have got right
-    and the exit gets wrong, as an upper 95% bound that takes images as independent. (What no later stage would have
-    mended is no reason to ask it.) exit_groups: fewest drives among them. folds: of the inner and the outer partition
-    alike.
+class Prepared:
+    """What is fitted before the bounds.
+
+    policy: calibration, pool, threshold and conditions, without an early end. held_back: every image routed without
+    early ends by calibrations of other groups, tiers asked also where they cannot change the verdict. as_served: the
+    same with this threshold and these conditions, tiers asked only where they can.
     """
 
-    exit_error: float = 0.02
-    exit_groups: int = 5
-    folds: int = 5
-    seed: int = 0
+    policy: Policy
+    held_back: Replay
+    as_served: Replay
 
 
-def fit_policy(sample: Sample, policy: Policy, settings: Settings | None = None) -> Policy:
+def prepare(sample: Sample, policy: Policy, settings: Settings) -> Prepared:
+    """Fit calibration, pool, threshold and conditions. Raises BenchError where a class has too few groups."""
+    data = without_settled(policy.to_dict())
+    policy = parse_policy(data)
+    with threadpool_limits(limits=1, user_api="blas"):  # two numbers a fit: several threads only wait for each other
+        held_back, folds = _held_back(sample, policy, settings)
+        weights = balanced_weights(sample.labels, sample.groups, sample.sources)
+        threshold = rounded(best_threshold(sample.labels, held_back.probability, weights))
+        fitted = _with_threshold(_calibrated(sample, policy), threshold)
+    as_served = Replay.empty(*held_back.asked.shape)
+    for fold, test in folds:
+        _put(as_served, test, replay(_with_threshold(fold, threshold), sample.take(test), all_stages=False))
+    return Prepared(fitted, held_back, as_served)
+
+
+def fit_policy(
+    sample: Sample, policy: Policy, settings: Settings | None = None, spending: Spending | None = None
+) -> Policy:
     """The policy with calibration, pool, threshold and bounds fitted to the sample.
 
-    Members that the sample has no score of keep their numbers. Raises BenchError where a class has too few groups.
+    `spending`: of the sample's images at the policy's steps; needed where the settings bound it. Members that the
+    sample has no score of keep their numbers. Raises BenchError where a class has too few groups, and where no policy
+    holds the bound.
     """
     settings = settings or Settings()
-    data = policy.to_dict()
-    held_back = _held_back(sample, policy, settings)
-    threshold = best_threshold(
-        sample.labels, held_back.probability, balanced_weights(sample.labels, sample.groups, sample.sources)
-    )
-    data["threshold"] = _rounded(threshold)
-    calibrated = _calibrated(sample, policy).to_dict()
-    data["pool"] = calibrated["pool"]
-    all_steps, sources = _steps(data), _steps(calibrated)
-    for step, source, bounds in zip(all_steps, sources, _bounds(sample, held_back, threshold, settings), strict=True):
+    prepared = prepare(sample, policy, settings)
+    if settings.bounded:
+        if spending is None:
+            raise ValueError("a bound on cost or time needs the spending")
+        land = landscape(prepared.policy, prepared.as_served, sample, spending)
+        return with_cuts(prepared.policy, without_idle(land, choose(search(land, settings), settings).cuts))
+    data = prepared.policy.to_dict()
+    for step, bounds in zip(
+        _steps(data), exit_bounds(sample, prepared.held_back, prepared.policy.threshold, settings), strict=True
+    ):
         step["accept"], step["reject"] = bounds
-        step["members"] = source["members"]
+    return parse_policy(data)
+
+
+def _with_threshold(policy: Policy, threshold: float) -> Policy:
+    data = policy.to_dict() | {"threshold": threshold}
     _ask_where_it_matters(data)
     return parse_policy(data)
 
@@ -83,7 +109,7 @@ def _ask_where_it_matters(data: dict[str, Any]) -> None:
         if before and all(member["kind"] == "text" and member["nothing"] is None for member in members):
             largest = max(float(pool.logit(pool.calibrate(1.0, m["a"], m["b"]))) for m in members)
             lowest = (least * (before + weight) - weight * largest) / before
-            low = _rounded(float(pool.sigmoid(alpha * lowest + beta)))
+            low = rounded(float(pool.sigmoid(alpha * lowest + beta)))
             if low < data["threshold"]:
                 stage["when"] = {"min_probability": low, "max_probability": data["threshold"]}
         before += weight
@@ -112,9 +138,13 @@ class Tested:
     all_stages_decision: NDArray[np.bool_]
     asked: NDArray[np.bool_]
     fold: NDArray[np.int64]
+    left: NDArray[np.object_]
+    """The exit that each image took, see `exits.exits_taken`."""
 
 
-def cross_validate(sample: Sample, policy: Policy, settings: Settings | None = None) -> Tested:
+def cross_validate(
+    sample: Sample, policy: Policy, settings: Settings | None = None, spending: Spending | None = None
+) -> Tested:
     """Fit everything on the training groups of each fold, inner folds included, and route the others."""
     settings = settings or Settings()
     n = len(sample)
@@ -122,9 +152,10 @@ def cross_validate(sample: Sample, policy: Policy, settings: Settings | None = N
         *(np.full(n, np.nan), np.zeros(n, bool), np.full(n, np.nan), np.zeros(n, bool)),
         asked=np.zeros((n, len(steps(policy))), bool),
         fold=np.full(n, -1),
+        left=np.full(n, "", dtype=object),
     )
     for number, (train, test) in enumerate(_folds(sample, settings)):
-        fitted = fit_policy(sample.take(train), policy, settings)
+        fitted = fit_policy(sample.take(train), policy, settings, spending and spending.take(train))
         staged = replay(fitted, sample.take(test), all_stages=False)
         full = replay(fitted, sample.take(test), all_stages=True)
         result.probability[test], result.decision[test] = staged.probability, staged.probability >= fitted.threshold
@@ -132,6 +163,7 @@ def cross_validate(sample: Sample, policy: Policy, settings: Settings | None = N
         result.all_stages_decision[test] = full.probability >= fitted.threshold
         result.asked[test] = staged.asked
         result.fold[test] = number
+        result.left[test] = exits_taken(fitted, staged)
     return result
 
 
@@ -150,7 +182,7 @@ def _calibrated(sample: Sample, policy: Policy) -> Policy:
         x = pool.logit(replay(current, sample, all_stages=False, needless=True).probability)
         x = (x - current.pool.beta) / current.pool.alpha
         alpha, beta = fit_slope_and_shift(x, sample.labels, weights)
-        data["pool"] = {"alpha": _rounded(alpha), "beta": _rounded(beta)}
+        data["pool"] = {"alpha": rounded(alpha), "beta": rounded(beta)}
     return parse_policy(data)
 
 
@@ -161,8 +193,8 @@ def _fit_member(raw: NDArray, member: dict[str, Any], labels: NDArray, weights: 
     silent = answered & (raw < pool.NOTHING_BELOW) & (member["kind"] in ("boxes", "text"))
     spoke = answered & ~silent
     a, b = fit_slope_and_shift(pool.logit(raw[spoke]), labels[spoke], weights[spoke])
-    fitted: dict[str, Any] = {"a": _rounded(a), "b": _rounded(b)}
-    silence = _rounded(fit_constant(labels[silent], weights[silent]))
+    fitted: dict[str, Any] = {"a": rounded(a), "b": rounded(b)}
+    silence = rounded(fit_constant(labels[silent], weights[silent]))
     if member["kind"] == "text":
         # Most streets have no words either way: silence that says nothing would only water down those who looked.
         fitted["nothing"] = None if IDLE[0] <= silence <= IDLE[1] else silence
@@ -171,53 +203,21 @@ def _fit_member(raw: NDArray, member: dict[str, Any], labels: NDArray, weights: 
     return fitted
 
 
-def _held_back(sample: Sample, policy: Policy, settings: Settings) -> Replay:
-    """Every image routed, without early ends, by a calibration of the other inner folds."""
-    n, count = len(sample), len(steps(policy))
-    result = Replay(
-        np.full(n, np.nan),
-        *(np.zeros((n, count), kind) for kind in (bool, float, bool, bool)),  # type: ignore[arg-type]
-    )
+def _held_back(sample: Sample, policy: Policy, settings: Settings) -> tuple[Replay, list[tuple[Policy, NDArray]]]:
+    """Every image routed, without early ends, by a calibration of the other inner folds; the calibrations, and whom
+    each of them did not see."""
+    result = Replay.empty(len(sample), len(steps(policy)))
+    calibrated = []
     for train, test in _folds(sample, settings):
-        part = replay(_calibrated(sample.take(train), policy), sample.take(test), all_stages=False, needless=True)
-        for name, values in vars(part).items():
-            getattr(result, name)[test] = values
-    return result
+        fold = _calibrated(sample.take(train), policy)
+        _put(result, test, replay(fold, sample.take(test), all_stages=False, needless=True))
+        calibrated.append((fold, test))
+    return result, calibrated
 
 
-def _bounds(
-    sample: Sample, held_back: Replay, threshold: float, settings: Settings
-) -> Iterator[tuple[float | None, float | None]]:
-    """Accept and reject of each stage and tier: the widest zones that keep their errors below the bound.
-
-    A zone is judged on the images that reach it.
-    """
-    inside = np.ones(len(sample), bool)
-    whole = held_back.probability >= threshold
-    for index in range(held_back.asked.shape[1]):
-        p = held_back.by_stage[:, index]
-        accept = reject = None
-        for cut in GRID[threshold < GRID]:  # from the widest zone to the narrowest
-            zone = inside & held_back.may_accept[:, index] & (p >= cut)
-            if _safe(zone, (sample.labels == 0) & ~whole, sample.groups, settings):
-                accept = _rounded(float(cut))
-                break
-        for cut in GRID[threshold > GRID][::-1]:
-            zone = inside & held_back.may_reject[:, index] & (p <= cut)
-            if _safe(zone, (sample.labels == 1) & whole, sample.groups, settings):
-                reject = _rounded(float(cut))
-                break
-        if accept is not None:
-            inside &= ~(held_back.may_accept[:, index] & (p >= accept))
-        if reject is not None:
-            inside &= ~(held_back.may_reject[:, index] & (p <= reject))
-        yield accept, reject
-
-
-def _safe(zone: NDArray, wrong: NDArray, groups: NDArray, settings: Settings) -> bool:
-    if len(set(groups[zone])) < settings.exit_groups:
-        return False
-    return error_rate_upper(int((zone & wrong).sum()), int(zone.sum())) <= settings.exit_error
+def _put(whole: Replay, index: NDArray, part: Replay) -> None:
+    for name, values in vars(part).items():
+        getattr(whole, name)[index] = values
 
 
 def _folds(sample: Sample, settings: Settings) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -227,8 +227,3 @@ def _folds(sample: Sample, settings: Settings) -> Iterator[tuple[NDArray[np.int6
 def _steps(data: dict[str, Any]) -> list[dict[str, Any]]:
     """Stages, then tiers, of a policy as plain data: the columns of a `Replay`."""
     return [*data["stages"], *data.get("tiers", [])]
-
-
-def _rounded(value: float) -> float:
-    """Six significant digits: more would pretend, and the file is read by people."""
-    return float(f"{value:.6g}")

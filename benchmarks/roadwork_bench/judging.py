@@ -16,11 +16,12 @@ from roadwork_cascade.taxonomy import load_taxonomy
 
 from roadwork_bench.blobs import count_blobs
 from roadwork_bench.dataset import Photograph, read_dataset
-from roadwork_bench.fitting import Settings, cross_validate
+from roadwork_bench.fitting import Tested, cross_validate
 from roadwork_bench.inprocess import InProcessEngine, image_tensor
 from roadwork_bench.progress import Progress
 from roadwork_bench.record import DRAWN_SCORE, without_letterbox
 from roadwork_bench.replay import replay, steps, without_members
+from roadwork_bench.settings import Settings
 from roadwork_bench.table import Row, Table
 
 PATIENCE_MS = 60_000.0
@@ -69,21 +70,37 @@ def recordable(policy: Policy, table: Table) -> tuple[Policy, list[str]]:
 
 def judge_table(table: Table, policy: Policy, *, cross_validated: bool, settings: Settings | None = None) -> Judged:
     """Decisions from recorded scores, by the policy as it is or by policies fitted on other groups."""
+    sample = table.sample(policy.fusion)
+    reduced, _ = recordable(policy, table)
+    if cross_validated:
+        return judged_of(table, policy, cross_validate(sample, reduced, settings))
+    staged = replay(reduced, sample)
+    full = replay(reduced, sample, all_stages=True).probability >= policy.threshold
+    method = "policy as it is"
+    if fitted_groups(policy) & set(sample.groups):
+        method += ", fitted on images of the same groups"
+    decision = staged.probability >= policy.threshold
+    return _judged_table(table, policy, method, staged.probability, decision, staged.asked, full)
+
+
+def judged_of(table: Table, policy: Policy, tested: Tested) -> Judged:
+    """What was cross-validated on the table's usable rows."""
+    method = f"fitted and tested on different groups, {tested.fold.max() + 1} folds"
+    parts = (tested.probability, tested.decision, tested.asked, tested.all_stages_decision)
+    return _judged_table(table, policy, method, *parts)
+
+
+def _judged_table(
+    table: Table,
+    policy: Policy,
+    method: str,
+    probability: NDArray[np.float64],
+    decision: NDArray[np.bool_],
+    asked: NDArray[np.bool_],
+    full: NDArray[np.bool_],
+) -> Judged:
     sample, rows = table.sample(policy.fusion), table.usable
     policy, notes = recordable(policy, table)
-    if cross_validated:
-        tested = cross_validate(sample, policy, settings)
-        probability, decision, asked = tested.probability, tested.decision, tested.asked
-        full = tested.all_stages_decision
-        method = f"fitted and tested on different groups, {tested.fold.max() + 1} folds"
-    else:
-        staged = replay(policy, sample)
-        probability, asked = staged.probability, staged.asked
-        decision = probability >= policy.threshold
-        full = replay(policy, sample, all_stages=True).probability >= policy.threshold
-        method = "policy as it is"
-        if fitted_groups(policy) & set(sample.groups):
-            method += ", fitted on images of the same groups"
     blobs = [row.blobs for row in rows]
     return Judged(
         method=method,

@@ -28,6 +28,7 @@ class Replay:
 
     probability [n]: the verdict's. asked [n, k]: whether the step was asked. by_stage [n, k]: pooled probability after
     it, NaN where it was not asked. may_accept, may_reject [n, k]: quorum and agreement allow to end there on that side.
+    quorate [n]: the quorum was there when the routes were looked at.
     """
 
     probability: NDArray[np.float64]
@@ -35,6 +36,15 @@ class Replay:
     by_stage: NDArray[np.float64]
     may_accept: NDArray[np.bool_]
     may_reject: NDArray[np.bool_]
+    quorate: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, n: int, count: int) -> Replay:
+        """Of n images and `count` steps, none of them asked yet."""
+        flags = (np.zeros((n, count), bool) for _ in range(3))
+        asked, accept, reject = flags
+        by_stage = np.full((n, count), np.nan)
+        return cls(np.full(n, pool.NEUTRAL), asked, by_stage, accept, reject, np.zeros(n, bool))
 
 
 def steps(policy: Policy) -> list[str]:
@@ -58,6 +68,7 @@ def replay(policy: Policy, sample: Sample, *, all_stages: bool | None = None, ne
         state.ask(index, now, [member.name for member in stage.members])
         if not everything:
             state.end(index, stage.accept, stage.reject)
+    state.result.quorate[:] = state.quorate
     climb = _climbs(policy, state, everything)
     for number, tier in enumerate(policy.tiers):
         index = len(policy.stages) + number
@@ -113,13 +124,7 @@ class _State:
         n, count = len(sample), len(steps(policy))
         self._known = np.zeros((n, len(members)), bool)
         self.done = np.zeros(n, bool)
-        self.result = Replay(
-            np.full(n, pool.NEUTRAL),
-            np.zeros((n, count), bool),
-            np.full((n, count), np.nan),
-            np.zeros((n, count), bool),
-            np.zeros((n, count), bool),
-        )
+        self.result = Replay.empty(n, count)
         self._look_again()
 
     def ask(self, index: int, now: NDArray[np.bool_], members: list[str]) -> None:

@@ -9,8 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from roadwork_bench.fitting import Settings, best_threshold
+from roadwork_bench.fitting import best_threshold
 from roadwork_bench.sample import Sample, balanced_weights, grouped_folds
+from roadwork_bench.settings import Settings
 
 
 def features(sample: Sample) -> NDArray[np.float64]:

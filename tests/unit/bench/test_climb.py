@@ -7,85 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from roadwork_bench.climb import WITH, WITHOUT, compare_tiers, set_milliseconds, summary
+from roadwork_bench.climb import WITH, WITHOUT, compare_tiers, parse_shares, share_curves, summary
 from roadwork_bench.errors import BenchError
 from roadwork_bench.fit import fit
-from roadwork_bench.fitting import Settings
 from roadwork_bench.recorded import RecordedEngine, recorded_prompts
 from roadwork_bench.replay import replay, steps, without_members
+from roadwork_bench.settings import Settings
+from roadwork_bench.shares import MOST
+from roadwork_bench.spending import set_milliseconds
 from roadwork_bench.table import Table
 from roadwork_bench.tier_scores import TierScores, parse_tier, take_in
 from roadwork_cascade.cascade import Cascade
-from roadwork_cascade.policy import Policy, parse_policy
-
-TIERS = ("fast", "precise")
-
-
-def _with_tiers(policy: Policy, rng: np.random.Generator | None = None) -> Policy:
-    """`small` climbed before `large`; with `rng`, bounds, weights and conditions by chance."""
-    data = policy.to_dict() | {"version": 2, "absent_tiers": "degrade", "budget": {"tokens": None, "cost": None}}
-    data["tiers"] = [
-        {
-            "name": name,
-            "deadline_ms": 2000,
-            "price_per_second": 0.001,
-            "price_per_1000_tokens": {"input": 0.01, "output": 0.03},
-            "accept": float(rng.uniform(0.6, 0.99)) if rng and rng.random() < 0.8 else None,
-            "reject": float(rng.uniform(0.01, 0.4)) if rng and rng.random() < 0.8 else None,
-            "when": {"min_probability": 0.1, "max_probability": 0.9} if rng and rng.random() < 0.5 else None,
-            "findings": False,
-            "required": False,
-            "members": {
-                model: {
-                    "kind": "scorer",
-                    "weight": float(rng.uniform(0.3, 3)) if rng else 1.0,
-                    "a": float(rng.uniform(0.2, 2)) if rng else 1.0,
-                    "b": float(rng.normal(0, 0.5)) if rng else 0.0,
-                    "nothing": None,
-                    "minimum_mass": 0.5,
-                }
-            },
-        }
-        for name, model in zip(TIERS, ("small", "large"), strict=True)
-    ]
-    data["routes"] = [
-        {"name": "sure", "when": {"min_probability": 0.97}, "climb": []},
-        {"name": "crowded", "when": {"min_boxes": 2}, "climb": ["precise"]},
-        {"name": "contradictory", "when": {"disagreement": True}, "climb": ["precise"]},
-        {"name": "medium", "when": None, "climb": ["fast", "precise"]},
-    ]
-    return parse_policy(data)
-
-
-def _table(make_table: Callable[..., Table], *sizes: int, information: float = 0.5, missing: float = 0.0) -> Table:
-    """A made-up table with two tiers, the larger of which sees more, and boxes of either detector."""
-    table = make_table(*sizes, information=information, missing=missing)
-    rng = np.random.default_rng(7)
-    for name, sees in (("small", 1.0), ("large", 2.5)):
-        table.kinds[name] = "scorer"
-        for row in table.rows:
-            logit = sees * (2 * row.roadwork - 1) + rng.normal(0, 1.2)
-            if rng.random() >= missing:
-                row.scores[name] = round(float(1 / (1 + np.exp(-logit))), 6)
-                row.tokens[name] = [70, 1]
-                row.ms[name] = 50.0
-    for row in table.rows:
-        for place, name in enumerate(("eye", "other")):
-            if row.scores.get(name):
-                row.boxes[name] = [[7, row.scores[name] / 0.9, 100.0 * place, 10.0, 100.0 * place + 60.0, 90.0]]
-                row.boxes[name][0][1] = min(1.0, row.boxes[name][0][1])
-                row.scores[name] = row.boxes[name][0][1] * 0.9
-    return table
+from roadwork_cascade.policy import Policy
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("all_stages", [False, True])
 def test_replay_climbs_as_the_cascade_does(
-    seed: int, all_stages: bool, make_policy: Callable[..., Policy], make_table: Callable[..., Table]
+    seed: int,
+    all_stages: bool,
+    make_policy: Callable[..., Policy],
+    add_tiers: Callable[..., Policy],
+    tier_table: Callable[..., Table],
 ) -> None:
     rng = np.random.default_rng(seed)
-    policy = _with_tiers(make_policy(), rng)
-    table = _table(make_table, 8, 6, seed, missing=0.15)
+    policy = add_tiers(make_policy(), rng)
+    table = tier_table(8, 6, seed, missing=0.15)
     rows = table.usable
     fast = replay(policy, table.sample(policy.fusion), all_stages=all_stages)
 
@@ -109,18 +56,30 @@ def test_replay_climbs_as_the_cascade_does(
 
 
 def test_tiers_that_see_more_are_fitted_and_raise_the_figures(
-    make_policy: Callable[..., Policy], make_table: Callable[..., Table]
+    make_policy: Callable[..., Policy], add_tiers: Callable[..., Policy], tier_table: Callable[..., Table]
 ) -> None:
-    table, policy = _table(make_table, 24, 10), _with_tiers(make_policy())
-    settings = Settings(exit_groups=2)
+    table, policy = tier_table(24, 10), add_tiers(make_policy())
+    settings = Settings(exit_groups=2, folds=3)
     report = compare_tiers(table, policy, settings)
     ways = report["ways"]
     assert ways[WITH]["mcc"] > ways[WITHOUT]["mcc"]
     assert ways["large alone"]["mcc"] > ways["small alone"]["mcc"]
     assert 0 < report["escalated"] <= 1
     assert ways[WITH]["cost_an_image"] > ways[WITHOUT]["cost_an_image"]
+    report["curves"] = share_curves(table, policy, [0.0, 0.2, 1.0], settings)
     assert "large alone" in summary(report)
     json.dumps(report)
+    large = next(one for one in report["curves"] if one["climb"] == ["precise"])
+    none, few, always = large["points"]
+    assert (none["asked"], always["asked"]) == (0, 1)
+    assert 0.1 < few["asked"] < 0.3, "the share of other drives, nearly"
+    assert none["cost_an_image"] < few["cost_an_image"] < always["cost_an_image"]
+    assert none["mcc"] < few["mcc"], "perception knows little, the tier much, so the least sure are worth asking"
+    if few["asked"] <= MOST:
+        found = large["at_most_a_quarter"]
+        assert found["saving"]["cost"] == pytest.approx(1 - few["cost_an_image"] / always["cost_an_image"], abs=0.01)
+        if few["mcc"] >= always["mcc"]:
+            assert found["verdict"] != "worse"
 
     fitted = fit(table, policy, settings, command="test")
     large = fitted.tier("precise")
@@ -129,24 +88,30 @@ def test_tiers_that_see_more_are_fitted_and_raise_the_figures(
     assert large.reject is None
 
 
-def test_without_its_members_a_tier_leaves_the_routes(make_policy: Callable[..., Policy]) -> None:
-    policy = without_members(_with_tiers(make_policy()), ["small"])
+def test_without_its_members_a_tier_leaves_the_routes(
+    make_policy: Callable[..., Policy], add_tiers: Callable[..., Policy]
+) -> None:
+    policy = without_members(add_tiers(make_policy()), ["small"])
     assert [tier.name for tier in policy.tiers] == ["precise"]
     assert [list(route.climb) for route in policy.routes] == [[], ["precise"], ["precise"], ["precise"]]
 
 
-def test_conditions_on_boxes_need_boxes(make_policy: Callable[..., Policy], make_table: Callable[..., Table]) -> None:
+def test_conditions_on_boxes_need_boxes(
+    make_policy: Callable[..., Policy], add_tiers: Callable[..., Policy], tier_table: Callable[..., Table]
+) -> None:
     with pytest.raises(BenchError, match="boxes or words"):
-        replay(_with_tiers(make_policy()), _table(make_table, 4, 3).sample())
+        replay(add_tiers(make_policy()), tier_table(4, 3).sample())
 
 
-def test_a_table_without_tiers_is_refused(make_policy: Callable[..., Policy], make_table: Callable[..., Table]) -> None:
+def test_a_table_without_tiers_is_refused(
+    make_policy: Callable[..., Policy], add_tiers: Callable[..., Policy], make_table: Callable[..., Table]
+) -> None:
     with pytest.raises(BenchError, match="--tier"):
-        compare_tiers(make_table(8, 6), _with_tiers(make_policy()), Settings())
+        compare_tiers(make_table(8, 6), add_tiers(make_policy()), Settings())
 
 
-def test_times_are_given_where_there_are_none(make_table: Callable[..., Table]) -> None:
-    table = _table(make_table, 2, 2)
+def test_times_are_given_where_there_are_none(tier_table: Callable[..., Table]) -> None:
+    table = tier_table(2, 2)
     del table.rows[0].ms["small"]
     set_milliseconds(table, "small", 80.0)
     assert table.rows[0].ms["small"] == 80.0
@@ -188,6 +153,12 @@ def test_scores_are_taken_in(tmp_path: Path, make_table: Callable[..., Table]) -
 def test_a_time_of_a_tier_that_the_table_does_not_know_is_refused(make_table: Callable[..., Table]) -> None:
     with pytest.raises(BenchError, match="--milliseconds smal: the table has no scores of it"):
         set_milliseconds(make_table(1, 1), "smal", 80.0)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.5,0.1", "0,2", "-0.1,1", "0,0"])
+def test_bad_shares_are_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="--shares"):
+        parse_shares(text)
 
 
 def test_bad_tier_arguments_say_what_is_wrong(tmp_path: Path, make_table: Callable[..., Table]) -> None:
