@@ -81,6 +81,7 @@ def figures(blocks: Sequence[Requests]) -> dict[str, Any]:
         "requests": len(latencies),
         "milliseconds_p50": round(float(np.quantile(latencies, 0.5)), 2),
         "milliseconds_p95": round(float(np.quantile(latencies, 0.95)), 2),
+        "milliseconds_p99": round(float(np.quantile(latencies, 0.99)), 2),
         "requests_per_second": round(float(np.median([block.throughput for block in blocks])), 2),
         **_measured(blocks),
     }

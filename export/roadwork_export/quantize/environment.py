@@ -96,8 +96,8 @@ def ensure(tell: Tell, folder: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path, seconds: float, tell: Tell) -> Iterator[None]:
-    """Hold a file's lock; the kernel gives it back however this process ends.
+def locked(path: Path, seconds: float, tell: Tell, command: str = "roadwork-export quantize") -> Iterator[None]:
+    """Hold a file's lock, which every call of `command` takes; the kernel gives it back however this process ends.
 
     Raises:
         EnvironmentFault: another process has held it for `seconds`.
@@ -111,11 +111,9 @@ def locked(path: Path, seconds: float, tell: Tell) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    raise EnvironmentFault(
-                        f"{path}: another roadwork-export quantize holds it; wait for that one"
-                    ) from None
+                    raise EnvironmentFault(f"{path}: another {command} holds it; wait for that one") from None
             if not waiting:
-                tell(f"waiting for another roadwork-export quantize, which holds {path}")
+                tell(f"waiting for another {command}, which holds {path}")
                 waiting = True
             time.sleep(0.2)
         yield
@@ -133,9 +131,9 @@ def _make(folder: Path, tell: Tell) -> None:
         )
     tell(f"making llmcompressor's own environment in {folder} (1.5 GB, some minutes, once)")
     try:
-        _venv(folder)
-        _pip(folder, "llmcompressor and what it needs", (WANTED,), tell)
-        _pip(folder, "torchvision", ("--no-deps", ALONE), tell)
+        make_venv(folder)
+        pip_install(folder, "llmcompressor and what it needs", (WANTED,), tell)
+        pip_install(folder, "torchvision", ("--no-deps", ALONE), tell)
         _shim(folder)
         tell(f"{_try_out(folder)} is ready")
         (folder / STAMP).write_text(json.dumps(fingerprint()) + "\n", encoding="utf-8")
@@ -144,7 +142,8 @@ def _make(folder: Path, tell: Tell) -> None:
         raise
 
 
-def _venv(folder: Path) -> None:
+def make_venv(folder: Path) -> None:
+    """An empty environment of this very Python. Raises EnvironmentFault."""
     command = [sys.executable, "-m", "venv", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=VENV_SECONDS, check=False)
@@ -154,10 +153,11 @@ def _venv(folder: Path) -> None:
         raise EnvironmentFault(f"{folder}: python -m venv failed: {_last((done.stdout + done.stderr).splitlines())}")
 
 
-def _pip(folder: Path, what: str, packages: Sequence[str], tell: Tell) -> None:
+def pip_install(folder: Path, what: str, packages: Sequence[str], tell: Tell, constraints: Path = CONSTRAINTS) -> None:
+    """Install into an environment, within the constraints. Raises EnvironmentFault with why it failed."""
     # Each try that finds no network takes as long as its timeout: two are enough to tell.
     command = [str(python_of(folder)), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    command += ["--retries", "2", "--timeout", "60", "--constraint", str(CONSTRAINTS), *packages]
+    command += ["--retries", "2", "--timeout", "60", "--constraint", str(constraints), *packages]
 
     def hear(line: str) -> None:
         words = line.split()
