@@ -24,12 +24,16 @@ class Share:
         threads: of one instance; None leaves `config.pbtxt` as it is. 0 lets the backend choose.
         batching: False lets no requests wait for others to be batched with; None leaves `config.pbtxt` as it is. On a
             CPU a batch of a small network is slower an image than its images one by one: they fall out of the cache.
+        batch: requests that are computed together at most; None leaves `config.pbtxt` as it is.
+        delay_ms: that a request waits for others to be computed with; None leaves `config.pbtxt` as it is.
         parameters: of `config.pbtxt` that are set to something else.
     """
 
     instances: int | None = None
     threads: int | None = None
     batching: bool | None = None
+    batch: int | None = None
+    delay_ms: float | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -196,12 +196,18 @@ class Reader:
                 )
 
     def share(self, where: str, value: Any) -> Share:
-        data = self.mapping(where, {} if value is None else value, ("instances", "threads", "batching", "parameters"))
+        known = ("instances", "threads", "batching", "batch", "delay_ms", "parameters")
+        data = self.mapping(where, {} if value is None else value, known)
         parameters = self.mapping(f"{where}.parameters", data.get("parameters") or {})
+        for key in ("batch", "delay_ms"):
+            if data.get("batching") is False and data.get(key) is not None:
+                raise self.fail(f"{where}.{key}", "is for a model that batches, and batching is false")
         return Share(
             instances=self.count(f"{where}.instances", data.get("instances"), least=1),
             threads=self.count(f"{where}.threads", data.get("threads"), least=0),
             batching=self.switch(f"{where}.batching", data.get("batching")),
+            batch=self.count(f"{where}.batch", data.get("batch"), least=1),
+            delay_ms=self.milliseconds(f"{where}.delay_ms", data.get("delay_ms")),
             parameters={str(key): str(value) for key, value in parameters.items()},
         )
 
@@ -238,6 +244,13 @@ class Reader:
         if value is not None and not isinstance(value, bool):
             raise self.fail(where, f"is true or false, got {value!r}")
         return value
+
+    def milliseconds(self, where: str, value: Any) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 60_000:
+            raise self.fail(where, f"is a number of milliseconds from 0 to 60000, got {value!r}")
+        return float(value)
 
     def count(self, where: str, value: Any, least: int) -> int | None:
         if value is None:
