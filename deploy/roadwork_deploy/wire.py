@@ -1,8 +1,8 @@
 """Writes down what follows from folders and profiles, so that adding a detector is adding a folder.
 
 From the folders with a detector's, a scene model's or a distance model's signature, and weights:
-`perception/config.pbtxt`, `glance/config.pbtxt` and the members that `roadwork/policy.yaml` lacks. From the profiles:
-`<model>/configs/<config_name>.pbtxt`.
+`config.pbtxt` of the ensembles `perception`, `glance` and `everything`, and the members that `roadwork/policy.yaml`
+lacks. From the profiles: `<model>/configs/<config_name>.pbtxt`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ UNFITTED: Mapping[Kind, dict[str, Any]] = {
     "distance": {"kind": "distance"},
 }
 ENSEMBLES: Mapping[Kind, str] = {"boxes": "perception", "scene": "glance", "distance": "perception"}
+WHOM: Mapping[str, str] = {"glance": "scene model", "everything": "scene model, box detector and distance model"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     elif placed is not None and placed.batch is not None:
         # Triton makes no batch larger than the largest preferred one; max_batch_size is the ensembles' affair too.
         config.dynamic_batching.preferred_batch_size[:] = [min(placed.batch, config.max_batch_size)]
+    if share.batching is not False and share.batch is not None:
+        config.dynamic_batching.preferred_batch_size[:] = [min(share.batch, max(1, config.max_batch_size))]
+    if share.batching is not False and share.delay_ms is not None:
+        config.dynamic_batching.max_queue_delay_microseconds = round(share.delay_ms * 1000)
     if share.threads is not None and model.backend != "tensorrt":  # a plan runs on the GPU
         # The name that each backend has for it.
         key = "intra_op_thread_count" if model.backend == "onnxruntime" else "threads"
@@ -133,7 +138,10 @@ def _ensembles(repository: Path, models: Mapping[str, Model], found: Mapping[str
         changes += _differing(path, perception_config(models, looking), ", ".join(looking))
     if glancing and "decode" in models:
         path = repository / "glance" / "config.pbtxt"
-        changes += _differing(path, glance_config(models, glancing), ", ".join(glancing))
+        changes += _differing(path, decoded_config("glance", models, glancing), ", ".join(glancing))
+    if looking and glancing and "decode" in models:
+        path = repository / "everything" / "config.pbtxt"
+        changes += _differing(path, decoded_config("everything", models, found), ", ".join(found))
     return changes
 
 
@@ -148,19 +156,22 @@ def perception_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) ->
     return "\n".join(lines) + "\n"
 
 
-def glance_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
-    """Decode, then `parts` (every scene model); canvas and geometry are handed on."""
+def decoded_config(name: str, models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
+    """An ensemble `name` that decodes, then asks `parts` in parallel; canvas and geometry are handed on.
+
+    `glance` is that with every scene model, `everything` with all members, for requests that want all of them anyway.
+    """
     shared = {**CANVAS, **GEOMETRY}
     lines = [
-        f"{GENERATED} It decodes, asks every scene model that has weights, and hands the canvas on.",
+        f"{GENERATED} It decodes, asks every {WHOM[name]} that has weights, in parallel, and hands the canvas on.",
         "# Ask for all outputs, or for two at least: asked for one alone, Triton leaves out the step that makes the",
         "# canvas and refuses the request at once (server issue 7482).",
-        *_head("glance", [models[name] for name in ("decode", *parts)], IMAGE),
+        *_head(name, [models[part] for part in ("decode", *parts)], IMAGE),
         *_outputs({**shared, **_prefixed(parts)}),
         *_steps(
             [
-                _step("decode", {"image": "image"}, {name: name for name in shared}),
-                *(_canvas_step(name, kind) for name, kind in parts.items()),
+                _step("decode", {"image": "image"}, {tensor: tensor for tensor in shared}),
+                *(_canvas_step(part, kind) for part, kind in parts.items()),
             ]
         ),
     ]

@@ -172,7 +172,8 @@ def wired(copy: Path) -> Path:
 
     after = contents(copy)
     changed = {name for name in before if after[name] != before[name]}
-    assert changed == {"perception/config.pbtxt", "glance/config.pbtxt", "roadwork/policy.yaml"}
+    ensembles = {f"{name}/config.pbtxt" for name in ("perception", "glance", "everything")}
+    assert changed == {*ensembles, "roadwork/policy.yaml"}
     configs = {f"configs/{load_profile(profile).config_name}.pbtxt" for profile in known_profiles()}
     assert set(after) - set(before) == {
         f"{name}/{file}" for name in (DETECTOR, SCENE_MODEL) for file in ("config.pbtxt", "1/model.onnx", *configs)

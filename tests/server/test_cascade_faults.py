@@ -28,7 +28,9 @@ from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage,
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
 
-MODELS = ["decode", "glance", "perception", "roadwork", "scene", "sign_text", "yolox_nano", "centernet_nano"]
+TOGETHER = "roadwork_together"
+MODELS = ["decode", "glance", "perception", "everything", "roadwork", TOGETHER]
+MODELS += ["scene", "sign_text", "yolox_nano", "centernet_nano"]
 STAND_INS = {
     "scene": (32, {"presence": 0.6}),
     "centernet_nano": (
@@ -60,9 +62,9 @@ def signature(config: Path) -> str:
     return text_format.MessageToString(kept)
 
 
-def short_policy(path: Path) -> None:
+def short_policy(path: Path, together: str | None) -> None:
     """The committed policy with every stage always asked, short times and quick breakers."""
-    data = load_policy(path).to_dict()
+    data = {**load_policy(path).to_dict(), "together": together}
     data.update(name="faults", all_stages=True, deadline_ms=DEADLINE_MS, quorum=0.5)
     data["breaker"].update(window=WINDOW, minimum=MINIMUM, failure_rate=0.5, open_seconds=OPEN_SECONDS)
     for stage in data["stages"]:
@@ -72,16 +74,20 @@ def short_policy(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def faults(module_repository: Any) -> Any:
-    """The repository: `control` changes how its stand-ins behave."""
+    """The repository: `control` changes how its stand-ins behave. `roadwork` asks its stages in turn, `TOGETHER` is the
+    same cascade and asks them in one call.
+    """
     root = module_repository.path
     shutil.copytree(
         default_repository(), root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "configs")
     )
-    short_policy(root / "roadwork" / "policy.yaml")
-    config = root / "roadwork" / "config.pbtxt"
-    text = config.read_text()
-    assert "count: 4" in text
-    config.write_text(text.replace("count: 4", "count: 1"))
+    shutil.copytree(root / "roadwork", root / TOGETHER)
+    for name, together in (("roadwork", None), (TOGETHER, "everything")):
+        short_policy(root / name / "policy.yaml", together)
+        config = root / name / "config.pbtxt"
+        text = config.read_text()
+        assert "count: 4" in text
+        config.write_text(text.replace("count: 4", "count: 1").replace('name: "roadwork"', f'name: "{name}"'))
     for name, (batch, answer) in STAND_INS.items():
         tensors = signature(root / name / "config.pbtxt")
         shutil.rmtree(root / name)
@@ -150,7 +156,7 @@ def breaker(served: EmbeddedServer, model: str) -> float | None:
     with urllib.request.urlopen(served.metrics_url, timeout=10) as page:
         lines = page.read().decode().splitlines()
     for line in lines:
-        if line.startswith("roadwork_breaker_state{") and f'model="{model}"' in line:
+        if line.startswith("roadwork_breaker_state{") and f'model="{model}"' in line and TOGETHER not in line:
             return float(line.rsplit(" ", 1)[1])
     return None
 
@@ -265,6 +271,40 @@ def test_an_ensemble_that_is_unloaded_costs_nothing(ask: Ask, triton: grpc.Infer
     finally:
         for name in ("perception", "glance"):
             triton.load_model(name)
+
+
+def test_all_stages_in_one_call(
+    ask: Ask,
+    faults: Any,
+    served: EmbeddedServer,
+    triton: grpc.InferenceServerClient,
+    jpeg: bytes,
+    wait_until: Callable,
+) -> None:
+    """The same verdict, also where a member or the ensemble fails; and the ensemble is what was asked."""
+
+    def asked() -> int:
+        return sum(one.inference_count for one in triton.get_inference_statistics("everything").model_stats)
+
+    def outcomes(verdict: Verdict) -> list[tuple[str, str, float | None]]:
+        return [(stage.name, stage.outcome, stage.probability) for stage in verdict.stages]
+
+    with RoadworkClient(served.grpc_url, model=TOGETHER, deadline=DEADLINE) as client:
+        before = asked()
+        verdict, in_turn = client.predict(jpeg), ask()
+        assert (verdict.status, outcomes(verdict), verdict.boxes) == ("ok", outcomes(in_turn), in_turn.boxes)
+        assert asked() == before + 1
+        faults.control("centernet_nano", FAIL="out of memory")
+        verdict = client.predict(jpeg)
+        assert missing(verdict) == {"centernet_nano": "error"}
+        assert [outcome for _, outcome, _ in outcomes(verdict)][:2] == ["answered", "partial"]
+        faults.control("centernet_nano")
+        wait_until(lambda: client.predict(jpeg).status == "ok", 10, "the detector is asked again")
+        triton.unload_model("everything")
+        try:
+            assert client.predict(jpeg).status == "ok"
+        finally:
+            triton.load_model("everything")
 
 
 def test_a_detector_whose_process_dies(

@@ -55,15 +55,16 @@ def fill_working(repository: Any) -> None:
     repository.add_adder("platform")
     config = repository.path / "platform" / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'))
-    repository.add_onnx(
-        "look_up",
-        [helper.make_node("Gather", ["table", "index"], ["value"], axis=0)],
-        {"index": (TensorProto.INT64, ["batch", 1])},
-        {"value": (FLOAT, ["batch", 1])},
-        initializers=[helper.make_tensor("table", FLOAT, [3], [10.0, 20.0, 30.0])],
-        max_batch_size=8,
-        config=WAIT,
-    )
+    for name, threads in (("look_up", 1), ("side_by_side", 3)):
+        repository.add_onnx(
+            name,
+            [helper.make_node("Gather", ["table", "index"], ["value"], axis=0)],
+            {"index": (TensorProto.INT64, ["batch", 1])},
+            {"value": (FLOAT, ["batch", 1])},
+            initializers=[helper.make_tensor("table", FLOAT, [3], [10.0, 20.0, 30.0])],
+            max_batch_size=8,
+            config=f"{WAIT} {parameter('request_threads', threads)}",
+        )
     repository.add_onnx(
         "two",
         [helper.make_node("Neg", ["x"], ["minus"]), helper.make_node("Abs", ["x"], ["size"])],
@@ -135,10 +136,11 @@ def test_requests_of_different_callers_share_one_run(served: EmbeddedServer, inf
     assert max(batch.batch_size for batch in after.batch_stats) >= 3
 
 
-def test_a_bad_request_in_a_batch_fails_alone(served: EmbeddedServer, infer: Callable) -> None:
+@pytest.mark.parametrize("model", ["look_up", "side_by_side"])
+def test_a_bad_request_in_a_batch_fails_alone(served: EmbeddedServer, infer: Callable, model: str) -> None:
     def ask(index: int) -> float | str:
         try:
-            return float(infer(served, "look_up", index=np.array([[index]], np.int64))["value"][0, 0])
+            return float(infer(served, model, index=np.array([[index]], np.int64))["value"][0, 0])
         except InferenceServerException as error:
             return str(error.message())
 

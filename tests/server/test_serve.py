@@ -59,6 +59,7 @@ def test_serve_prints_one_table_answers_and_leaves_nothing() -> None:
             "decode",
             "glance",
             "perception",
+            "everything",
             "roadwork",
             "scene",
             "sign_text",

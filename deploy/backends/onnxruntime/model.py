@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ class TritonPythonModel:
         self._outputs = {tensor.name: tensor for tensor in outputs}
         self._batched = int(config.get("max_batch_size", 0)) > 0
         self._run = self._runner(self._session)
+        threads = settings.request_threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request") if threads > 1 else None
         if self._batched and settings.batch_sizes:
             first, *others = settings.batch_sizes
             sessions = {first: self._session}
@@ -106,8 +109,17 @@ class TritonPythonModel:
             except Exception as error:
                 job.error = str(error)
             jobs.append(job)
-        run_jobs([job for job in jobs if job.error is None], self._run, self._batched)
+        ready = [job for job in jobs if job.error is None]
+        if self._pool is None or len(ready) < 2:
+            run_jobs(ready, self._run, self._batched)
+        else:
+            list(self._pool.map(lambda job: run_jobs([job], self._run, self._batched), ready))
         return [self._response(job) for job in jobs]
+
+    def finalize(self) -> None:
+        """Let the threads end."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _read(self, request: Any, job: Job) -> None:
         for tensor in self._inputs:

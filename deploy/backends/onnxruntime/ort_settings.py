@@ -42,6 +42,10 @@ class Settings:
     `batch_sizes`, ascending, is this backend's own: the parameter `batch_sizes: "1,8"` fills every batch up to the next
     of these, cuts larger ones into pieces, and runs each size once at load, on a GPU in a session of its own. NVIDIA's
     backend does not know it and runs batches as they come.
+
+    `request_threads` is too: of the requests that Triton hands over together so many run at the same time, each on a
+    thread of its own and by itself. On CPU cores that beats a batch of small networks, which fall out of the cache, and
+    a second process, which would have its own weights there.
     """
 
     intra_op_threads: int = 0
@@ -54,6 +58,7 @@ class Settings:
     run_entries: dict[str, str] = field(default_factory=dict)
     cuda_options: dict[str, str] = field(default_factory=dict)
     batch_sizes: tuple[int, ...] = ()
+    request_threads: int = 1
     accelerators: tuple[Accelerator, ...] = ()
 
 
@@ -92,6 +97,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         run_entries={key: parameters[key] for key in RUN_ENTRIES if key in parameters},
         cuda_options=_cuda_options(name, parameters),
         batch_sizes=_batch_sizes(name, parameters, config),
+        request_threads=max(1, _integer(name, parameters, "request_threads", 1)),
         accelerators=_accelerators(config),
     )
 

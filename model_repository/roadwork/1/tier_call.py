@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,32 @@ RETURNS = ("return_finish_reason", "return_logprobs", "return_num_input_tokens",
 
 Hand = Callable[[Piece | EngineError | None], None]
 """Takes each piece, or the error that ends the call, and at last None."""
+
+KEEP_SECONDS = 10.0
+
+
+class Kept:
+    """Holds finished calls' responses until the stub has let go of them itself.
+
+    The stub keeps a reference too and drops it in a thread of its own, a moment after the last response, without the
+    interpreter's lock: were it the last reference, Python objects would be freed there. Python 3.12 dies of that, older
+    ones may be damaged (Triton 2.51; `ResponseIterator`, `Stub::SendCleanupId`). Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, Any]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, responses: Any) -> None:
+        """Hold these from now on, and let go of those that are old enough."""
+        now = time.monotonic()
+        with self._lock:
+            self._kept.append((now + KEEP_SECONDS, responses))
+            while self._kept[0][0] < now:
+                self._kept.popleft()
+
+
+_KEPT = Kept()
 
 
 class TierCall:
@@ -88,6 +116,8 @@ class TierCall:
         except Exception as error:
             hand(EngineError(f"{self._model}: {type(error).__name__}: {error}"))
         finally:
+            if self._responses is not None:
+                _KEPT.add(self._responses)
             hand(None)
 
     def stop(self) -> None:
@@ -104,7 +134,9 @@ class TierCall:
             inputs=[_texts("text_input", [b"."]), _texts("sampling_parameters", [b'{"max_tokens": 1}'])],
             parameters={"abort": self._id},
         )
-        for _ in abort.exec(decoupled=True):
+        responses = abort.exec(decoupled=True)
+        _KEPT.add(responses)
+        for _ in responses:
             pass
 
 

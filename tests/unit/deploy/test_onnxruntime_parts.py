@@ -109,6 +109,13 @@ def test_the_largest_size_of_a_batch_is_the_models_own_limit() -> None:
         read_settings(parameters(batch_sizes="0,2"))
 
 
+def test_requests_have_one_thread_unless_more_are_asked_for() -> None:
+    assert read_settings(parameters()).request_threads == 1
+    assert read_settings(parameters(request_threads="2")).request_threads == 2
+    with pytest.raises(ConfigError, match="request_threads is 'many'"):
+        read_settings(parameters(request_threads="many"))
+
+
 def test_a_blank_batch_has_the_sessions_shapes() -> None:
     canvas = SimpleNamespace(name="canvas", type="tensor(uint8)", shape=["batch", 4, 4, 3])
     made = blank([canvas], 2)

@@ -67,6 +67,18 @@ def test_glance_decodes_once_and_hands_the_canvas_on(repository: Path) -> None:
     assert [step.model_name for step in config.ensemble_scheduling.step] == ["decode", "sight"]
 
 
+def test_everything_decodes_once_and_asks_all_members(repository: Path) -> None:
+    wire(repository)
+    config = read_config(repository / "everything" / "config.pbtxt")
+    assert config.max_batch_size == 4
+    decode, *members = config.ensemble_scheduling.step
+    assert (decode.model_name, dict(decode.input_map)) == ("decode", {"image": "image"})
+    assert [step.model_name for step in members] == ["first", "second", "sight"]
+    assert all(dict(step.input_map) == {"canvas": "canvas"} for step in members)
+    produced = [name for step in config.ensemble_scheduling.step for name in step.output_map.values()]
+    assert {output.name for output in config.output} == set(produced)
+
+
 def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None:
     wire(repository)
     config = read_config(repository / "first" / "configs" / "cpu.pbtxt")
@@ -124,7 +136,7 @@ def test_a_new_folder_is_wired_everywhere(repository: Path) -> None:
     shutil.rmtree(repository / "third" / "configs")
     changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
     configs = {f"third/configs/{name}.pbtxt" for name in config_names()}
-    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", *configs}
+    assert changed == {"perception/config.pbtxt", "everything/config.pbtxt", "roadwork/policy.yaml", *configs}
     after = load_policy(repository / "roadwork" / "policy.yaml")
     added = {member.name: (stage.model, member) for stage, member in after.members()}["third"]
     assert added[0] == "perception"
@@ -141,7 +153,7 @@ def test_a_distance_model_joins_perception_and_gets_no_vote(repository: Path) ->
     assert members(read_models(repository))["depth"] == "distance"
     changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
     configs = {f"depth/configs/{name}.pbtxt" for name in config_names()}
-    assert changed == {"perception/config.pbtxt", "roadwork/policy.yaml", *configs}
+    assert changed == {"perception/config.pbtxt", "everything/config.pbtxt", "roadwork/policy.yaml", *configs}
     assert pending(repository) == []
 
     config = read_config(repository / "perception" / "config.pbtxt")

@@ -45,6 +45,7 @@ class Cascade:
         perceiving: int | None = None,
     ) -> None:
         self._policy = policy
+        self._merged = policy.merged
         self._clock = clock
         self._versions = dict(versions or {})
         self._taxonomy = taxonomy or load_taxonomy()
@@ -131,7 +132,12 @@ class Cascade:
         return verdict
 
     async def _perceive(self, request: Request, narrator: Narrator) -> None:
-        for stage in self._policy.stages:
+        stages, merged = self._policy.stages, self._merged
+        # Who listens wants to hear of each stage when it has answered.
+        if merged is not None and not narrator.listening and (most := request.seconds_for_merged(merged)) > 0:
+            request.add_merged(merged, await self._runner.ask(merged, request.shared, most), most)
+            stages = stages[len(self._policy.ensembles) :]
+        for stage in stages:
             seconds = request.seconds_for(stage)
             if seconds is not None:
                 request.add(stage, await self._runner.ask(stage, request.shared, seconds), seconds)

@@ -105,6 +105,7 @@ def _build(data: Any, digest: str) -> Policy:
             Route(entry["name"], _when(entry.get("when")), tuple(entry["climb"])) for entry in data.get("routes") or ()
         ),
         tiers=tuple(_tier(entry) for entry in data.get("tiers") or ()),
+        together=data.get("together"),
     )
 
 

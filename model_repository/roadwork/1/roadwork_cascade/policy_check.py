@@ -13,7 +13,7 @@ from roadwork_cascade.schema_check import FileError, first_problem, shown
 
 SCHEMA_PATH = Path(__file__).with_name("policy.schema.json")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SINCE_2 = ("absent_tiers", "budget", "routes", "tiers")
+_SINCE_2 = ("absent_tiers", "budget", "routes", "tiers", "together")
 _TENSOR_OF_KIND = {"boxes": "canvas", "scene": "canvas", "text": "image", "distance": "canvas"}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -207,7 +210,10 @@ class FusionSettings:
 
 @dataclass(frozen=True)
 class Policy:
-    """A checked policy. `digest` is the first 12 hex digits of the SHA-256 of the file (of its JSON, if parsed)."""
+    """A checked policy. `digest` is the first 12 hex digits of the SHA-256 of the file (of its JSON, if parsed).
+
+    `together` is an ensemble of all stages before the first one that has none; None: they are always asked in turn.
+    """
 
     version: int
     name: str
@@ -226,6 +232,7 @@ class Policy:
     budget: Budget = field(default_factory=Budget)
     routes: tuple[Route, ...] = ()
     tiers: tuple[Tier, ...] = ()
+    together: str | None = None
 
     @property
     def identity(self) -> str:
@@ -250,6 +257,28 @@ class Policy:
         before = self.stages[: self.stages.index(stage) + 1]
         return next((earlier.prepare for earlier in reversed(before) if earlier.prepare), None)
 
+    @property
+    def ensembles(self) -> tuple[Stage, ...]:
+        """The stages before the first one that has no ensemble."""
+        return tuple(itertools.takewhile(lambda stage: stage.model is not None, self.stages))
+
+    @property
+    def merged(self) -> Stage | None:
+        """`ensembles` as the one stage that `together` asks, with the sum of their deadlines; None: not two of them."""
+        stages = self.ensembles
+        if self.together is None or len(stages) < 2 or stages[0].prepare is None:
+            return None
+        return dataclasses.replace(
+            stages[0],
+            name=self.together,
+            model=self.together,
+            deadline_ms=math.fsum(stage.deadline_ms for stage in stages),
+            accept=None,
+            reject=None,
+            when=None,
+            members=tuple(member for stage in stages for member in stage.members),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The policy as the file holds it: plain dicts, lists and numbers, to be edited and parsed again."""
         data: dict[str, Any] = {
@@ -260,6 +289,7 @@ class Policy:
             "quorum": self.quorum,
             "deadline_ms": self.deadline_ms,
             "all_stages": self.all_stages,
+            **({} if self.together is None else {"together": self.together}),
             "pool": vars(self.pool).copy(),
             "agreement": vars(self.agreement).copy(),
             "breaker": vars(self.breaker).copy(),

@@ -17,6 +17,7 @@ COMMENTS = {
     "quorum": "least share of the asked members' weight that must have answered",
     "deadline_ms": "of a request, where the caller names none",
     "all_stages": "true: every stage always runs, bounds are ignored",
+    "together": "the ensemble of all stages up to the first without one, asked in their place where all are asked",
     "pool": "P = sigmoid(alpha * S + beta)",
     "agreement": "of the box and scene members on one side of 0.5; fewer means: escalate",
     "fusion": "of the boxes that are drawn",

@@ -86,6 +86,18 @@ class Request:
             self._out_of_time = True
         self.done = not self.all_stages and self._may_end(stage)
 
+    def seconds_for_merged(self, merged: Stage) -> float:
+        """How long all stages that `merged` stands for may take together; 0 where they are to be asked in turn."""
+        return max(0.0, min(merged.deadline_ms / 1000.0, self.deadline.work())) if self.all_stages else 0.0
+
+    def add_merged(self, merged: Stage, result: StageResult, seconds: float) -> None:
+        """Take in what `merged` brought in `seconds`: to each stage what is its members', to the last one the time."""
+        stages = self._policy.ensembles
+        share = seconds / (merged.deadline_ms / 1000.0)
+        for stage in stages:
+            part = result.part(stage, result.seconds if stage is stages[-1] else 0.0)
+            self.add(stage, part, stage.deadline_ms / 1000.0 * share)
+
     def add_tier(self, tier: Tier, record: TierRecord, answer: Answer | None, missing: Missing | None) -> None:
         """Take in how a tier went, and decide whether it was the last.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -67,6 +67,14 @@ class StageResult:
     def ran_out(self) -> bool:
         """Whether some member with a vote did not answer in time."""
         return any(gap.reason == "timed_out" and gap.member.votes for gap in self.missing)
+
+    def part(self, stage: Stage, seconds: float) -> StageResult:
+        """What of it belongs to `stage`, one of those that were asked together; it is to have taken `seconds`."""
+        return StageResult(
+            [replace(answer, stage=stage.name) for answer in self.answers if answer.member in stage.members],
+            [replace(gap, stage=stage.name) for gap in self.missing if gap.member in stage.members],
+            seconds,
+        )
 
 
 class StageRunner:
@@ -126,7 +134,7 @@ class StageRunner:
 
     def preparer(self, stage: Stage) -> str | None:
         """The model that makes the canvas for `stage`."""
-        return self._policy.preparer(stage)
+        return stage.prepare or self._policy.preparer(stage)
 
 
 class _StageCall:
