@@ -24,6 +24,7 @@ from roadwork_deploy.planner.measured import HEADROOM_SHARE, SERVER_CONTEXT
 from roadwork_deploy.profile import Placement, Profile, TierShare, load_profile
 from roadwork_deploy.repository import read_models
 from roadwork_deploy.serve import prepare
+from roadwork_deploy.stubs import stub_model
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.errors import BenchError
@@ -38,7 +39,6 @@ from roadwork_bench.tiers.images import make_image, make_images
 
 GB = 1e9
 SERVER = "tritonserver"
-STUB = "triton_python_backend_stub"
 SHARE, LEAST = 0.07, 1.0
 """A plan is right within this share of what is held, or this many GB."""
 POLL_SECONDS = 0.2
@@ -133,15 +133,6 @@ def owners_of(root: int) -> dict[int, str]:
         if model is not None:
             owners |= dict.fromkeys(descendants([pid]), model)
     return owners
-
-
-def stub_model(pid: int) -> str | None:
-    """The model of a stub: its first argument is <repository>/<model>/<version>/<file>."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:  # it has just ended
-        return None
-    return Path(words[1]).parts[-3] if Path(words[0]).name == STUB and len(Path(words[1]).parts) > 2 else None
 
 
 class Watcher:

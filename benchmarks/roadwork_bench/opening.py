@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
 import onnxruntime as ort
 from roadwork_cascade.engine import ModelUnavailable
 
+_LOADING = threading.RLock()
+
 
 def load_module(path: Path, name: str) -> ModuleType:
     """A Python file of the model repository, under the plain name that its neighbours import it by."""
-    known = sys.modules.get(name)
-    if known is not None and Path(known.__file__ or "") == path:
-        return known
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ModelUnavailable(f"{path} is not there")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    with _LOADING:  # a module is known before it is whole
+        known = sys.modules.get(name)
+        if known is not None and Path(known.__file__ or "") == path:
+            return known
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ModelUnavailable(f"{path} is not there")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
 
 
 def onnx_session(path: Path, threads: int) -> ort.InferenceSession:

@@ -98,6 +98,7 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
     from roadwork_deploy.gpu import list_gpus
     from roadwork_deploy.serve import prepare
     from roadwork_deploy.table import show_server
+    from roadwork_deploy.watchdog import Watchdog
 
     served = prepare(
         options.model_repository or default_repository(),
@@ -120,7 +121,7 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
 
     server.on_tier = tell
     began = time.monotonic()
-    held = contextlib.ExitStack()
+    held, watching = contextlib.ExitStack(), contextlib.ExitStack()
     try:
         if follower:
             follower.follow(server)
@@ -128,6 +129,9 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
         server.start()
         show_server(served, time.monotonic() - began)
         printed.set()
+        watchdog = Watchdog(server, lambda text: print(text, file=sys.stderr, flush=True))
+        watchdog.start()
+        watching.callback(watchdog.stop)
         while not stop.wait(0.5):
             if not server.running:
                 print(f"roadwork-deploy: tritonserver ended by itself; see {server.log_path}", file=sys.stderr)
@@ -136,6 +140,7 @@ def _serve_until(stop: _Stop, options: argparse.Namespace) -> int:
         print("stopping: requests in flight may finish", file=sys.stderr)
         return 0
     finally:
+        watching.close()
         server.close(keep_log=not stop.asked)
         held.close()
         if follower:

@@ -27,6 +27,7 @@ from roadwork_cascade.policy_text import policy_text
 from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage, RoadworkClient, Verdict
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
+from roadwork_deploy.watchdog import Watchdog
 
 TOGETHER = "roadwork_together"
 MODELS = ["decode", "glance", "perception", "everything", "roadwork", TOGETHER]
@@ -321,6 +322,37 @@ def test_a_detector_whose_process_dies(
         wait_until(lambda: not triton.is_model_ready("centernet_nano"), 20, "the dead detector is unloaded")
         triton.load_model("centernet_nano")
     wait_until(lambda: ask().status == "ok", 30, "the detector is asked again")
+
+
+def test_a_watched_detector_whose_process_dies_is_started_anew(
+    ask: Ask, served: EmbeddedServer, triton: grpc.InferenceServerClient, wait_until: Callable
+) -> None:
+    wait_until(lambda: len(processes_of(served, "centernet_nano")) == 1, 20, "the detector has one process")
+    said: list[str] = []
+    watchdog = Watchdog(served, said.append)
+    watchdog.look()
+    assert said == []
+    (victim,) = processes_of(served, "centernet_nano")
+    os.kill(victim, signal.SIGKILL)
+
+    def brought_back() -> bool:
+        watchdog.look()
+        return bool(said) and "serves again" in said[-1]
+
+    wait_until(brought_back, 30, "the detector is loaded anew")
+    assert said[0] == f"centernet_nano: process {victim} has died; starting it anew"
+    wait_until(lambda: ask().status == "ok", 30, "the detector is asked again")
+    # What somebody unloads stays away, and comes back when somebody loads it.
+    told = len(said)
+    triton.unload_model("yolox_nano")
+    wait_until(lambda: not processes_of(served, "yolox_nano"), 20, "the process has ended")
+    for _ in range(3):
+        watchdog.look()
+    triton.load_model("yolox_nano")
+    for _ in range(3):
+        watchdog.look()
+    assert said[told:] == []
+    wait_until(lambda: ask().status == "ok", 30, "the other detector is asked again")
 
 
 def test_the_scene_model_fails(ask: Ask, faults: Any) -> None:

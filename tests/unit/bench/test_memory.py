@@ -12,6 +12,7 @@ import pytest
 from roadwork_bench import memory
 from roadwork_bench.cli import main
 from roadwork_deploy.profile import load_profile
+from roadwork_deploy.stubs import STUB
 
 GIB = 1 << 30
 
@@ -38,7 +39,7 @@ def test_what_is_held_is_compared_with_what_was_planned() -> None:
 
 def test_processes_belong_to_the_model_of_the_stub_above_them(tmp_path: Path) -> None:
     """A process that is started as a stub is, with a child; and one beside it that is the server's own."""
-    stub = tmp_path / memory.STUB
+    stub = tmp_path / STUB
     stub.symlink_to(sys.executable)
     script = tmp_path / "repository" / "tier" / "1" / "model.py"
     script.parent.mkdir(parents=True)
