@@ -86,7 +86,7 @@ def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None
     assert config.parameters["intra_op_thread_count"].string_value == "1"
     assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(1, "KIND_CPU")]
     cascade = read_config(repository / "roadwork" / "configs" / "cpu.pbtxt")
-    assert cascade.instance_group[0].count == 4
+    assert cascade.instance_group[0].count == 6
     assert not (repository / "perception" / "configs").exists()
 
 
