@@ -228,7 +228,7 @@ def test_serve_loads_what_the_profile_and_the_folders_name(repository: Path) -> 
     server = prepare(repository).server
     assert set(server.models) == {*load_profile("cpu").models, "first", "second", "sight"}
     assert server.config_name == "cpu"
-    assert server.budget.instances == 10
+    assert server.budget.instances == 12
 
 
 def test_completeness_looks_through_ensembles(repository: Path) -> None:
