@@ -345,10 +345,12 @@ def test_a_watched_detector_whose_process_dies_is_started_anew(
     # What somebody unloads stays away, and comes back when somebody loads it.
     told = len(said)
     triton.unload_model("yolox_nano")
-    wait_until(lambda: not processes_of(served, "yolox_nano"), 20, "the process has ended")
-    for _ in range(3):
-        watchdog.look()
-    triton.load_model("yolox_nano")
+    try:
+        wait_until(lambda: not triton.is_model_ready("yolox_nano"), 20, "the other detector is unloaded")
+        for _ in range(3):
+            watchdog.look()
+    finally:
+        triton.load_model("yolox_nano")
     for _ in range(3):
         watchdog.look()
     assert said[told:] == []
