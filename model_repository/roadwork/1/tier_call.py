@@ -22,7 +22,7 @@ RETURNS = ("return_finish_reason", "return_logprobs", "return_num_input_tokens",
 Hand = Callable[[Piece | EngineError | None], None]
 """Takes each piece, or the error that ends the call, and at last None."""
 
-KEEP_SECONDS = 10.0
+KEEP_SECONDS = 5.0
 
 
 class Kept:
@@ -31,18 +31,32 @@ class Kept:
     The stub keeps a reference too and drops it in a thread of its own, a moment after the last response, without the
     interpreter's lock: were it the last reference, Python objects would be freed there. Python 3.12 dies of that, older
     ones may be damaged (Triton 2.51; `ResponseIterator`, `Stub::SendCleanupId`). Threads may share it.
+
+    A model does not unload while responses of its are held: so they are let go after `KEEP_SECONDS` whatever comes.
     """
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Any]] = deque()
-        self._lock = threading.Lock()
+        self._some = threading.Condition()
+        self._thread: threading.Thread | None = None
 
     def add(self, responses: Any) -> None:
-        """Hold these from now on, and let go of those that are old enough."""
-        now = time.monotonic()
-        with self._lock:
-            self._kept.append((now + KEEP_SECONDS, responses))
-            while self._kept[0][0] < now:
+        """Hold these from now on."""
+        with self._some:
+            self._kept.append((time.monotonic() + KEEP_SECONDS, responses))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._let_go, name="kept", daemon=True)
+                self._thread.start()
+            self._some.notify()
+
+    def _let_go(self) -> None:
+        while True:
+            with self._some:
+                while not self._kept:
+                    self._some.wait()
+                until = self._kept[0][0]
+            time.sleep(max(0.0, until - time.monotonic()))
+            with self._some:
                 self._kept.popleft()
 
 
