@@ -101,7 +101,7 @@ def test_a_detector_has_all_three_settings_and_starts_from_the_profile() -> None
     found = subject("yolox_nano")
     axes = axes_of(found, 9.0, 4, 8)
     assert axes == {"instances": [1, 2, 4], "batch": [1, 2, 4, 8], "delay_ms": [0.0, 0.5, 1.0, 2.0, 4.0]}
-    assert present(found, axes).batch == 1  # profile cpu does not batch
+    assert present(found, axes).batch == 4
     assert present(subject("yolox_nano", "gpu"), axes).batch == 8
     assert not found.asks_others
 
@@ -135,7 +135,8 @@ def test_the_profile_is_the_old_one_with_the_new_settings(tmp_path: Path, base: 
     text = tuned_text(found, base, Candidate(2, 4, 1.5), "tuned", "roadwork-bench tune yolox_nano", "10/s")
     profile = write(path, text)
     old = load_profile(base)
-    assert profile.models["yolox_nano"] == Share(instances=2, threads=old.detectors.threads, batch=4, delay_ms=1.5)
+    kept = {"threads": old.detectors.threads, "parameters": old.detectors.parameters}
+    assert profile.models["yolox_nano"] == Share(instances=2, batch=4, delay_ms=1.5, **kept)
     assert {name: share for name, share in profile.models.items() if name != "yolox_nano"} == dict(old.models)
     assert (profile.config_name, profile.tiers, profile.entries) == ("tuned", old.tiers, old.entries)
     config = profile_config(found.model, profile, profile.models["yolox_nano"])
