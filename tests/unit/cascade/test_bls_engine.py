@@ -69,13 +69,13 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     class InferenceRequest:
         def __init__(self, **asked: Any) -> None:
-            world.asked = asked
+            world.asked = self._asked = asked
 
         def exec(self, decoupled: bool = False) -> Any:
             if not decoupled:
                 return self._response()
-            world.calls.append(world.asked)
-            if "abort" in world.asked["parameters"]:
+            world.calls.append(self._asked)
+            if "abort" in self._asked["parameters"]:
                 return iter([Response(tensors=[])])
             return self._responses()
 
