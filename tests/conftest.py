@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+
+EXIT_SECONDS = 120
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a test left waiting may not keep the finished run from ending: where it stands is said instead."""
+    faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @pytest.fixture(scope="session")
