@@ -66,6 +66,22 @@ def fill_working(repository: Any) -> None:
             config=f"{WAIT} {parameter('request_threads', threads)}",
         )
     repository.add_onnx(
+        "counting",
+        [
+            helper.make_node("Reshape", ["turns", "scalar"], ["trips"]),
+            helper.make_node("Loop", ["trips", "", "zero"], ["total"], body=count_up()),
+            helper.make_node("Reshape", ["total", "row"], ["value"]),
+        ],
+        {"turns": (TensorProto.INT64, [1])},
+        {"value": (FLOAT, [1])},
+        initializers=[
+            helper.make_tensor("zero", FLOAT, [1], [0.0]),
+            helper.make_tensor("scalar", TensorProto.INT64, [0], []),
+            helper.make_tensor("row", TensorProto.INT64, [1], [1]),
+        ],
+        config=parameter("request_threads", 2),
+    )
+    repository.add_onnx(
         "two",
         [helper.make_node("Neg", ["x"], ["minus"]), helper.make_node("Abs", ["x"], ["size"])],
         {"x": (FLOAT, ["batch", "n"])},
@@ -90,6 +106,24 @@ def fill_working(repository: Any) -> None:
         'input [{ name: "x" data_type: TYPE_FP32 dims: [1] reshape: { shape: [] } }] '
         'output [{ name: "y" data_type: TYPE_FP32 dims: [1] reshape: { shape: [] } }]',
         max_batch_size=4,
+    )
+
+
+def count_up() -> Any:
+    """Body of a Loop that adds one each time, so that a request takes as long as it asks for."""
+    return helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Add", ["before", "one"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", FLOAT, [1]),
+        ],
+        [helper.make_tensor("one", FLOAT, [1], [1.0])],
     )
 
 
@@ -149,6 +183,18 @@ def test_a_bad_request_in_a_batch_fails_alone(served: EmbeddedServer, infer: Cal
     assert (first, second, third, fourth) == (10.0, 20.0, 30.0, 10.0)
     assert isinstance(bad, str)
     assert "99" in bad
+
+
+def test_a_slow_request_holds_up_no_other_where_requests_have_threads(served: EmbeddedServer, infer: Callable) -> None:
+    def count(turns: int) -> float:
+        return float(infer(served, "counting", turns=np.array([turns], np.int64))["value"][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        slow = pool.submit(count, 2_000_000)
+        quick = [pool.submit(count, turns) for turns in range(1, 13)]
+        assert [one.result(timeout=20) for one in quick] == list(range(1, 13))
+        assert not slow.done()
+        assert slow.result(timeout=30) == 2_000_000
 
 
 def test_a_model_that_does_not_batch_is_served(served: EmbeddedServer, infer: Callable) -> None:

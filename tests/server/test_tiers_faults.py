@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(500)
 CROWD = 100
 CROWD_SECONDS = (6.0, 20.0)  # first and last deadline in a crowd
 ON_THE_WAY = 5.0  # seconds; a hundred streams on two cores: a verdict that is there in time may come later
-LEAVE_SECONDS = 3.0  # metrics are told twice a second, and callers that leave are noticed ten times a second
+LEAVE_SECONDS = 3.0  # metrics are told once a second, and callers that leave are noticed four times a second
 
 
 def generated(tiers: TierServer) -> float:

@@ -36,7 +36,7 @@ def gone(pid: int) -> bool:
 
 
 def metric(server: EmbeddedServer, name: str, **labels: str) -> float:
-    """A value on the metrics page, which is told twice a second; the sum where several have these labels."""
+    """A value on the metrics page, which is told once a second; the sum where several have these labels."""
     with urllib.request.urlopen(server.metrics_url, timeout=10) as page:
         lines = page.read().decode().splitlines()
     wanted = [f'{key}="{value}"' for key, value in labels.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +85,7 @@ class TritonPythonModel:
         self._run = self._runner(self._session)
         threads = settings.request_threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="request") if threads > 1 else None
+        self._free = threading.Semaphore(threads)
         if self._batched and settings.batch_sizes:
             first, *others = settings.batch_sizes
             sessions = {first: self._session}
@@ -99,8 +101,26 @@ class TritonPythonModel:
             f"threads {settings.intra_op_threads or 'by ONNX Runtime'}"
         )
 
-    def execute(self, requests: list) -> list:
-        """One response a request; a request's error is its own."""
+    def execute(self, requests: list) -> list | None:
+        """One response a request; a request's error is its own.
+
+        With `request_threads` the responses are sent as they are ready, and this returns as soon as a thread is free
+        for the next request: waiting for all of them would leave threads idle behind the slowest.
+        """
+        if self._pool is None:
+            return self._answer(requests)
+        for request in requests:
+            self._free.acquire()
+            self._pool.submit(self._answer_alone, request, request.get_response_sender())
+        with self._free:
+            return None
+
+    def finalize(self) -> None:
+        """Let the threads end."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _answer(self, requests: list) -> list:
         jobs: list[Job] = []
         for request in requests:
             job = Job({}, [name for name in request.requested_output_names() if name in self._outputs])
@@ -109,17 +129,19 @@ class TritonPythonModel:
             except Exception as error:
                 job.error = str(error)
             jobs.append(job)
-        ready = [job for job in jobs if job.error is None]
-        if self._pool is None or len(ready) < 2:
-            run_jobs(ready, self._run, self._batched)
-        else:
-            list(self._pool.map(lambda job: run_jobs([job], self._run, self._batched), ready))
+        run_jobs([job for job in jobs if job.error is None], self._run, self._batched)
         return [self._response(job) for job in jobs]
 
-    def finalize(self) -> None:
-        """Let the threads end."""
-        if self._pool is not None:
-            self._pool.shutdown()
+    def _answer_alone(self, request: Any, sender: Any) -> None:
+        try:
+            (response,) = self._answer([request])
+            sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as error:  # nobody looks at what a thread raises, and the request would have no answer
+            pb_utils.Logger.log_error(f"a response could not be sent: {type(error).__name__}: {error}")
+            message = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            sender.send(message, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        finally:
+            self._free.release()
 
     def _read(self, request: Any, job: Job) -> None:
         for tensor in self._inputs:

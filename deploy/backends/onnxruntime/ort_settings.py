@@ -43,9 +43,11 @@ class Settings:
     of these, cuts larger ones into pieces, and runs each size once at load, on a GPU in a session of its own. NVIDIA's
     backend does not know it and runs batches as they come.
 
-    `request_threads` is too: of the requests that Triton hands over together so many run at the same time, each on a
-    thread of its own and by itself. On CPU cores that beats a batch of small networks, which fall out of the cache, and
-    a second process, which would have its own weights there.
+    `request_threads` is too: so many requests run at the same time in one process, each on a thread of its own and by
+    itself, and each answered when it is ready. On CPU cores that beats a batch of small networks, which fall out of the
+    cache, and a second process, which would have its own weights there. Triton's statistics then hold as the time of
+    computing what passes until the process can take another request; and of requests that are under way when the
+    process dies all but one are never answered, so callers need deadlines.
     """
 
     intra_op_threads: int = 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -19,6 +20,10 @@ AnyFuture: TypeAlias = "asyncio.Future[Any] | Future[Any]"
 # A call that hangs keeps its thread for good. Without a limit, a probe every few seconds would use up all threads.
 MOST_ABANDONED = 8
 
+# Seconds. A process that dies may take calls with it that never come back. Where its model answers others again, calls
+# that were given up so long ago are taken for lost, not for hanging.
+LOST_SECONDS = 60.0
+
 # A call holds a thread until its model has answered, a tier's as long as the tier speaks, also after the cascade gave
 # it up. Threads are made when they are needed.
 THREADS = 256
@@ -31,7 +36,7 @@ class BlsEngine:
     """Asks other models of the same server. A call given up goes on in the server: BLS cannot take it back."""
 
     def __init__(self) -> None:
-        self._abandoned: Counter[str] = Counter()
+        self._abandoned: defaultdict[str, dict[AnyFuture, float]] = defaultdict(dict)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bls")
 
     async def infer(
@@ -52,13 +57,13 @@ class BlsEngine:
             response = await asyncio.wrap_future(call)
         except asyncio.CancelledError:
             # The call itself cannot be taken back, and only its own end tells that its thread is free again.
-            self._abandoned[model] += 1
-            call.add_done_callback(self._returned(model))
+            self._give_up(model, call)
             raise
         except pb_utils.TritonModelException as error:
             raise error_from_message(model, str(error)) from None
         if response.has_error():
             raise error_from_message(model, response.error().message())
+        self._answers(model)
         return {tensor.name(): _array(tensor) for tensor in response.output_tensors()}
 
     async def generate(
@@ -90,10 +95,10 @@ class BlsEngine:
                     raise piece
                 yield piece
             ended = True
+            self._answers(model)
         finally:
             if not ended and not running.done():
-                self._abandoned[model] += 1
-                running.add_done_callback(self._returned(model))
+                self._give_up(model, running)
                 loop.run_in_executor(self._threads, call.stop).add_done_callback(_fetched)
 
     def close(self) -> None:
@@ -101,12 +106,23 @@ class BlsEngine:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _refuse_abandoned(self, model: str) -> None:
-        if self._abandoned[model] >= MOST_ABANDONED:
+        if len(self._abandoned[model]) >= MOST_ABANDONED:
             raise EngineTimeout(f"{model}: {MOST_ABANDONED} earlier calls have not come back yet")
+
+    def _give_up(self, model: str, call: AnyFuture) -> None:
+        self._abandoned[model][call] = time.monotonic()
+        call.add_done_callback(self._returned(model))
+
+    def _answers(self, model: str) -> None:
+        calls = self._abandoned[model]
+        lost = time.monotonic() - LOST_SECONDS
+        for call, since in list(calls.items()):  # calls that come back leave it from threads of their own
+            if since < lost:
+                calls.pop(call, None)
 
     def _returned(self, model: str) -> Callable[[AnyFuture], None]:
         def forget(call: AnyFuture) -> None:
-            self._abandoned[model] -= 1
+            self._abandoned[model].pop(call, None)
             _fetched(call)
 
         return forget

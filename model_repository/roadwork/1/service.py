@@ -20,7 +20,7 @@ from roadwork_cascade.policy import load_policy
 from roadwork_cascade.prompts import Prompts
 
 # How often a running request looks whether its caller still wants the answer. Triton tells only who asks.
-CANCEL_POLL_SECONDS = 0.1
+CANCEL_POLL_SECONDS = 0.25
 
 
 def load_cascade(folder: str, model_config: str, engine: BlsEngine) -> Cascade:

@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 BREAKER_LEVEL = {"closed": 0, "half_open": 1, "open": 2}
-TELL_SECONDS = 0.5
+TELL_SECONDS = 1.0
 """Every count is a message to the server process and back, a dozen a verdict: they are summed and told together."""
 
 Key = tuple[str, tuple[tuple[str, str], ...]]

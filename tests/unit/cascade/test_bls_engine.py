@@ -145,6 +145,23 @@ async def test_calls_that_never_come_back_cannot_use_up_all_threads(bls: Any, wo
     assert (await bls.infer("scene", INPUTS, ["presence"], 1.0))["presence"].tolist() == [[0.5]]
 
 
+async def test_calls_lost_with_their_models_process_are_forgotten_once_it_answers(
+    bls: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["bls_engine"], "LOST_SECONDS", 0.2)
+    world.gate = threading.Event()
+    for _ in range(7):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(bls.infer("scene", INPUTS, ["presence"], 1.0), 0.01)
+    held, world.gate = world.gate, None
+    await bls.infer("scene", INPUTS, ["presence"], 1.0)
+    assert len(bls._abandoned["scene"]) == 7  # they may still be on their way
+    await asyncio.sleep(0.3)
+    await bls.infer("scene", INPUTS, ["presence"], 1.0)
+    assert not bls._abandoned["scene"]
+    held.set()
+
+
 def said(text: str, logprobs: str = "null", tokens: Any = 1, finish: str = "None") -> Response:
     """A response of a tier; the token counts have the shapes that NVIDIA's backend gives them."""
     return Response(
