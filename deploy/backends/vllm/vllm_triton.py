@@ -65,6 +65,8 @@ class SenderCaller:
         self._turn = threading.Lock()
 
     def answer(self, tensors: dict[str, np.ndarray], final: bool) -> None:
+        # In a variable, not a temporary: Triton 2.51 lets go of outputs that nobody asked for without the interpreter's
+        # lock, and Python 3.12 dies where that frees them.
         made = [pb_utils.Tensor(name, array) for name, array in tensors.items() if name in self._outputs]
         with self._turn:
             self._begun, self._ended = True, final

@@ -66,17 +66,18 @@ class TritonPythonModel:
         def tell(event: Mapping[str, Any]) -> None:
             nonlocal probability
             probability = event.get("verdict", event).get("probability", probability)
-            sender.send(_response(event, probability))
+            # Held until they are sent: Triton 2.51 lets go of outputs that the caller did not ask for without the
+            # interpreter's lock. Were it to free them, Python 3.12 would die of it.
+            tensors = _tensors(event, probability)
+            sender.send(pb_utils.InferenceResponse(tensors))
 
         verdict = await self._cascade.decide(image, options, tell)
         self._metrics.count(verdict, self._cascade.breakers.states())
 
 
-def _response(event: Mapping[str, Any], probability: float) -> Any:
+def _tensors(event: Mapping[str, Any], probability: float) -> list[Any]:
     text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return pb_utils.InferenceResponse(
-        [
-            pb_utils.Tensor("event", np.array([text], dtype=np.object_)),
-            pb_utils.Tensor("probability", np.array([probability], dtype=np.float32)),
-        ]
-    )
+    return [
+        pb_utils.Tensor("event", np.array([text], dtype=np.object_)),
+        pb_utils.Tensor("probability", np.array([probability], dtype=np.float32)),
+    ]
