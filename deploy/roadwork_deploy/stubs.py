@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 STUB = "triton_python_backend_stub"
@@ -20,8 +21,11 @@ def stubs_of(server: int) -> dict[int, str]:
     """Process -> model, of every living stub that the process `server` has started."""
     try:
         tasks = list(Path(f"/proc/{server}/task").iterdir())
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-    except OSError:  # it, or one of its threads, has just ended
+    except OSError:  # it has just ended
         return {}
+    children: list[str] = []
+    for task in tasks:
+        with contextlib.suppress(OSError):  # a thread that has just ended; another one has its children now
+            children += (task / "children").read_text().split()
     found = {int(pid): stub_model(int(pid)) for pid in children}
     return {pid: model for pid, model in found.items() if model is not None}

@@ -67,6 +67,7 @@ def _wait(child: subprocess.Popen, lifeline: int, wake: int, drain: float) -> No
             child.wait()
             return
         stop = False
+        _reap_adopted(child.pid)
         if wake in ready:
             stop = any(number != signal.SIGCHLD for number in os.read(wake, 64))
         if lifeline in ready:
@@ -75,6 +76,18 @@ def _wait(child: subprocess.Popen, lifeline: int, wake: int, drain: float) -> No
         if stop and deadline is None:
             deadline = time.monotonic() + drain
             child.send_signal(signal.SIGTERM)
+
+
+def _reap_adopted(own: int) -> None:
+    """Take leave of orphans that have ended: each would keep its entry in the process table while the server runs."""
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid == own:  # tritonserver's end is `poll`'s to take
+            return
+        os.waitpid(found.si_pid, 0)
 
 
 def _end_strays(group: int) -> None:

@@ -70,7 +70,7 @@ class Watchdog:
             now = living.get(name, set())
             if known <= now:
                 self._suspected.discard(name)
-            elif len(now) >= len(known):  # somebody has loaded it again
+            elif len(now) >= len(known) or (now and not now & known):  # somebody has loaded it again
                 self._known[name] = now
                 self._suspected.discard(name)
             elif name not in self._suspected:
@@ -105,12 +105,15 @@ class Watchdog:
         except InferenceServerException as error:
             if not self._done.is_set():
                 self._tell(f"{name}: could not be started anew: {error.message()}")
-            self._known.pop(name, None)
-            return
+            return  # the next looks find it as it is, and try again
         finally:
             client.close()
         # Triton keeps the old processes for a while: only the new ones are watched.
-        self._known[name] = _by_model(stubs_of(self._server.pid)).get(name, set()) - left
+        new = _by_model(stubs_of(self._server.pid)).get(name, set()) - left
+        if new:
+            self._known[name] = new
+        else:
+            del self._known[name]  # the next look learns them
         self._tell(f"{name}: serves again after {time.monotonic() - began:.1f} s")
 
 

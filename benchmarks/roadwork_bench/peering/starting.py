@@ -115,12 +115,14 @@ class Started:
             self.failures[peer.name] = trials[0]["failed"]
             return
         best = max(worked, key=lambda trial: trial["images_per_second"])
-        try:
-            server, side = self._start(peer, best["settings"], python, self._stack)
-        except BenchError as error:
-            self.failures[peer.name] = str(error)[:1000]
-            return
-        side.saturate(in_flight, WARM_SECONDS)
+        with ExitStack() as stack:
+            try:
+                server, side = self._start(peer, best["settings"], python, stack)
+                side.saturate(in_flight, WARM_SECONDS)
+            except BenchError as error:
+                self.failures[peer.name] = str(error)[:1000]
+                return
+            self._stack.push(stack.pop_all())
         self.sides[peer.name] = side
         start = round(server.started_seconds, 1)
         self.about[peer.name] = {

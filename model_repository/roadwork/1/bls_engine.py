@@ -20,8 +20,12 @@ AnyFuture: TypeAlias = "asyncio.Future[Any] | Future[Any]"
 # A call that hangs keeps its thread for good. Without a limit, a probe every few seconds would use up all threads.
 MOST_ABANDONED = 8
 
-# Seconds. A process that dies may take calls with it that never come back. Where its model answers others again, calls
-# that were given up so long ago are taken for lost, not for hanging.
+# Seconds. A call that was given up because its caller has left comes back soon: only older ones hang.
+GRACE_SECONDS = 5.0
+
+# Seconds. A process that dies may take calls with it that never come back. So a model that is refused for hanging calls
+# is asked once again after so long, then after twice as long, and so on; once it answers, calls given up longer ago are
+# taken for lost.
 LOST_SECONDS = 60.0
 
 # A call holds a thread until its model has answered, a tier's as long as the tier speaks, also after the cascade gave
@@ -106,8 +110,11 @@ class BlsEngine:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _refuse_abandoned(self, model: str) -> None:
-        if len(self._abandoned[model]) >= MOST_ABANDONED:
-            raise EngineTimeout(f"{model}: {MOST_ABANDONED} earlier calls have not come back yet")
+        now = time.monotonic()
+        hanging = [since for since in list(self._abandoned[model].values()) if now - since >= GRACE_SECONDS]
+        more = len(hanging) - MOST_ABANDONED
+        if more >= 0 and now - max(hanging) < GRACE_SECONDS + LOST_SECONDS * 2 ** min(more, 16):
+            raise EngineTimeout(f"{model}: {len(hanging)} earlier calls have not come back yet")
 
     def _give_up(self, model: str, call: AnyFuture) -> None:
         self._abandoned[model][call] = time.monotonic()

@@ -103,6 +103,8 @@ class TierCall:
         """Make the call and hand over what comes, until it ends."""
         finished = False
         try:
+            if self._stopped:
+                return  # before it had a thread
             self._responses = self._request.exec(decoupled=True)
             for response in self._responses:
                 if self._stopped:

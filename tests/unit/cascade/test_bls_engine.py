@@ -133,7 +133,10 @@ async def test_errors_are_told_apart(bls: Any, world: World, how: str) -> None:
         await bls.infer("scene", INPUTS, ["presence"], 1.0)
 
 
-async def test_calls_that_never_come_back_cannot_use_up_all_threads(bls: Any, world: World) -> None:
+async def test_calls_that_never_come_back_cannot_use_up_all_threads(
+    bls: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["bls_engine"], "GRACE_SECONDS", 0.0)
     world.gate = threading.Event()
     for _ in range(8):
         with pytest.raises(asyncio.TimeoutError):
@@ -143,6 +146,34 @@ async def test_calls_that_never_come_back_cannot_use_up_all_threads(bls: Any, wo
     world.gate.set()
     await asyncio.sleep(0.01)
     assert (await bls.infer("scene", INPUTS, ["presence"], 1.0))["presence"].tolist() == [[0.5]]
+
+
+async def test_callers_that_leave_together_do_not_close_a_model_to_others(bls: Any, world: World) -> None:
+    world.gate = threading.Event()
+    for _ in range(9):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(bls.infer("scene", INPUTS, ["presence"], 1.0), 0.01)
+    held, world.gate = world.gate, None
+    assert await bls.infer("scene", INPUTS, ["presence"], 1.0)
+    held.set()
+
+
+async def test_a_model_that_lost_many_calls_is_asked_again(
+    bls: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["bls_engine"], "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["bls_engine"], "LOST_SECONDS", 0.3)
+    world.gate = threading.Event()
+    for _ in range(8):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(bls.infer("scene", INPUTS, ["presence"], 1.0), 0.01)
+    held, world.gate = world.gate, None
+    with pytest.raises(EngineTimeout, match="8 earlier calls have not come back"):
+        await bls.infer("scene", INPUTS, ["presence"], 1.0)
+    await asyncio.sleep(0.4)
+    assert await bls.infer("scene", INPUTS, ["presence"], 1.0)
+    assert not bls._abandoned["scene"]
+    held.set()
 
 
 async def test_calls_lost_with_their_models_process_are_forgotten_once_it_answers(
@@ -258,7 +289,10 @@ async def test_leaving_a_tier_aborts_its_request_and_takes_what_still_comes(bls:
     assert not any(bls._abandoned.values())
 
 
-async def test_tiers_that_never_come_back_cannot_use_up_all_threads(bls: Any, world: World) -> None:
+async def test_tiers_that_never_come_back_cannot_use_up_all_threads(
+    bls: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["bls_engine"], "GRACE_SECONDS", 0.0)
     world.responses = [said("a")]
     world.let = threading.Semaphore(0)
     for _ in range(8):
