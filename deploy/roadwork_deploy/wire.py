@@ -98,9 +98,11 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     for group in groups:
         if share.instances is not None:
             group.count = share.instances
-        # On a GPU host only networks go to the GPU: Triton would put every Python model there, one a GPU.
-        on_gpu = profile.device == "gpu" and model.kind is not None
         kinds = model_config_pb2.ModelInstanceGroup
+        # On a GPU host only networks go to the GPU, and what says so itself: Triton would put every Python model there,
+        # one a GPU.
+        wants = model.kind is not None or group.kind == kinds.KIND_GPU
+        on_gpu = profile.device == "gpu" and wants
         group.kind = kinds.KIND_GPU if on_gpu else kinds.KIND_CPU
         if not on_gpu:
             group.ClearField("gpus")

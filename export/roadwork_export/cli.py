@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from .commands import catalogue, head, models, networks, quantize, repository, techniques, tensorrt, tiers
+from .commands import catalogue, florence2, head, models, networks, quantize, repository, techniques, tensorrt, tiers
 
-GROUPS = (catalogue, techniques, repository, models, tensorrt, head, tiers, quantize, networks)
+GROUPS = (catalogue, techniques, repository, models, florence2, tensorrt, head, tiers, quantize, networks)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -53,12 +53,13 @@ def config(name: str, kind: Kind, facts: dict[str, str], *, backend: str = "onnx
         "]",
         "instance_group [ { count: 1 } ]",
         "dynamic_batching { }",
-        *(f'parameters {{ key: "{k}" value: {{ string_value: {_quoted(v)} }} }}' for k, v in sorted(facts.items())),
+        *(f'parameters {{ key: "{k}" value: {{ string_value: {quoted(v)} }} }}' for k, v in sorted(facts.items())),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """`text` as `config.pbtxt` has it, quotes included."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
     return f'"{escaped}"'
 

@@ -8,11 +8,11 @@ from roadwork_bench.page.registry import Page, Section
 GENERATED = "<!-- Written by `roadwork-bench report` out of benchmarks/results: do not edit. -->"
 INTRODUCTION = (
     "Every figure here is read from a result file by `roadwork-bench report`, with the command that measured it and "
-    "the machine it was measured on. Figures of different machines are never in one comparison. Intervals hold 95%, but "
-    "those of medians over fewer than six pairs or rounds are their range, which holds the median with 94% for five, "
-    "88% for four, 75% for three, 50% for two, and says nothing for one. McNemar's test counts images, of which many "
-    "show the same drive: intervals by drive are the wider and more honest ones, and \"not worse\" says that this sample "
-    "shows no loss, not that there is none."
+    "the machine it was measured on. Figures of different machines are never in one comparison. Intervals hold 95%, "
+    "but those of medians over fewer than six pairs or rounds are their range, which holds the median with 94% for "
+    "five, 88% for four, 75% for three, 50% for two, and says nothing for one. McNemar's test counts images, of which "
+    'many show the same drive: intervals by drive are the wider and more honest ones, and "not worse" says that this '
+    "sample shows no loss, not that there is none."
 )
 SAID = {True: "reached", False: "**not reached**", None: ""}
 

@@ -166,8 +166,10 @@ def _vision(vision: VisionModel) -> str:
 def export_command(entry: Entry) -> str | None:
     """The command that writes its folder; None where there is none.
 
-    A reader of documents gets none: a tier answers yes or no.
+    A reader of documents gets none: a tier answers yes or no. Florence-2 reads signs, and gets its own.
     """
+    if entry.name.startswith("florence2_"):
+        return shlex.join(["roadwork-export", "florence2", entry.name, "--weights", entry.source or "FOLDER"])
     if entry.served in ("none", "api") or (entry.family is None and entry.served != "vllm") or entry.role == "words":
         return None
     if entry.name in BUILT:

@@ -63,5 +63,10 @@ def run_onnx(arguments: argparse.Namespace) -> int:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    agreement = check(arguments.repository / arguments.name / "1" / "model.onnx", arguments.images)
+    from ..florence2 import making as florence2
+
+    target = arguments.repository / arguments.name
+    if florence2.is_made(target):
+        return 0 if florence2.check(target, arguments.images).passed else FAILED
+    agreement = check(target / "1" / "model.onnx", arguments.images)
     return 0 if agreement.passed else FAILED

@@ -99,6 +99,21 @@ def test_on_a_gpu_host_networks_alone_go_to_the_gpu(repository: Path) -> None:
     assert kinds == {"first": "KIND_GPU", "sight": "KIND_GPU", "decode": "KIND_CPU", "roadwork": "KIND_CPU"}
 
 
+def test_a_python_model_that_asks_for_the_gpu_gets_it_where_there_is_one(repository: Path) -> None:
+    path = repository / "decode" / "config.pbtxt"
+    config = read_config(path)
+    del config.instance_group[:]
+    group = config.instance_group.add(count=1)
+    group.kind = group.KIND_GPU
+    path.write_text(str(config))
+    wire(repository)
+    kinds = []
+    for profile in ("gpu", "cpu"):
+        (group,) = read_config(repository / "decode" / "configs" / f"{profile}.pbtxt").instance_group
+        kinds.append(group.Kind.Name(group.kind))
+    assert kinds == ["KIND_GPU", "KIND_CPU"]
+
+
 def test_a_plan_of_tensorrt_has_no_threads(repository: Path) -> None:
     edit(repository / "first" / "config.pbtxt", 'backend: "onnxruntime"', 'platform: "tensorrt_plan"')
     (repository / "first" / "1" / "model.onnx").rename(repository / "first" / "1" / "model.plan")
