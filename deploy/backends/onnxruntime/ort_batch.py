@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -75,46 +76,51 @@ def _run_together(group: Sequence[Job], run: Run) -> bool:
     return True
 
 
-def fill_up(runs: Mapping[int, Run]) -> Run:
+def fill_up(runs: Mapping[int, Run], seconds: Mapping[int, float] | None = None) -> Run:
     """A `Run` that calls those of `runs` with batches of their sizes alone.
 
-    Smaller batches are filled up to the next size with copies of their last image, larger ones are cut into pieces. On
-    a GPU every change of shape costs up to seconds, in which cuDNN plans each convolution anew; few shapes, each with a
-    session that never sees another, cost a little arithmetic instead.
+    A batch is cut into pieces, the last of which is filled up with copies of its last image, such that all of them
+    together take least time. On a GPU every change of shape costs up to seconds, in which cuDNN plans each convolution
+    anew; few shapes, each with a session that never sees another, cost a little arithmetic instead. How much depends on
+    the network: eight images take a small one twice as long as one image, and a large one eight times.
 
     Args:
         runs: size of a batch -> what takes it. Dimension 0 of every array is the batch.
+        seconds: size -> how long it takes. Without them every size takes as long: the fewest pieces.
     """
-    sizes = sorted(runs)
-    largest = sizes[-1]
+    cut = functools.lru_cache(maxsize=1024)(functools.partial(cheapest, seconds or dict.fromkeys(runs, 1.0)))
+    largest = max(runs)
 
     def filled(names: list[str], inputs: Arrays) -> Sequence[np.ndarray]:
         rows = next(iter(inputs.values())).shape[0]
-        if rows <= largest:
-            return one(names, inputs, rows)
-        pieces = [
-            one(
-                names,
-                {name: array[start : start + largest] for name, array in inputs.items()},
-                min(largest, rows - start),
-            )
-            for start in range(0, rows, largest)
-        ]
-        if any(array.ndim == 0 for array in pieces[0]) or sum(piece[0].shape[0] for piece in pieces) != rows:
-            return runs[largest](names, inputs)  # outputs that are not of the batch cannot be put together
-        return [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
-
-    def one(names: list[str], inputs: Arrays, rows: int) -> Sequence[np.ndarray]:
-        size = next(size for size in sizes if size >= rows)
-        run = runs[size]
-        if size == rows or rows == 0:
-            return run(names, inputs)
-        longer = {
-            name: np.concatenate([array, np.repeat(array[-1:], size - rows, 0)]) for name, array in inputs.items()
-        }
-        outputs = run(names, longer)
-        if any(array.ndim == 0 or array.shape[0] != size for array in outputs):
-            return run(names, inputs)  # an output that is not of the batch would be one of the longer batch
-        return [array[:rows] for array in outputs]
+        pieces, start = [], 0
+        for size in cut(rows) or (min(runs),):
+            part = {name: array[start : start + size] for name, array in inputs.items()}
+            found = runs[size](names, {name: _longer(array, size) for name, array in part.items()})
+            if any(array.ndim == 0 or array.shape[0] != size for array in found):
+                # Outputs that are not of the batch would be those of a longer one, and cannot be put together.
+                return runs[largest](names, inputs)
+            pieces.append([array[: rows - start] for array in found])
+            start += size
+        return pieces[0] if len(pieces) == 1 else [np.concatenate(arrays) for arrays in zip(*pieces, strict=True)]
 
     return filled
+
+
+def cheapest(seconds: Mapping[int, float], rows: int) -> tuple[int, ...]:
+    """Sizes of batches that hold `rows` images and take the least time together, the largest first.
+
+    Args:
+        seconds: size -> how long it takes.
+    """
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for count in range(1, rows + 1):
+        before = {size: best[max(0, count - size)] for size in sorted(seconds)}
+        size = min(before, key=lambda size: seconds[size] + before[size][0])
+        best.append((seconds[size] + before[size][0], (*before[size][1], size)))
+    return tuple(sorted(best[rows][1], reverse=True))
+
+
+def _longer(array: np.ndarray, size: int) -> np.ndarray:
+    missing = size - array.shape[0]
+    return np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing else array

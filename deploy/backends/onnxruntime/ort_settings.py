@@ -39,9 +39,9 @@ class Accelerator:
 class Settings:
     """How the session of one model is built. Thread counts of 0 leave the choice to ONNX Runtime.
 
-    `batch_sizes`, ascending, is this backend's own: the parameter `batch_sizes: "1,8"` fills every batch up to the next
-    of these, cuts larger ones into pieces, and runs each size once at load, on a GPU in a session of its own. NVIDIA's
-    backend does not know it and runs batches as they come.
+    `batch_sizes`, ascending, is this backend's own: with the parameter `batch_sizes: "1,8"` only batches of these sizes
+    are run, on a GPU each in a session of its own. Each is timed at load, and a batch of another size is cut and filled
+    up to those that take least time together. NVIDIA's backend does not know it and runs batches as they come.
 
     `request_threads` is too: so many requests run at the same time in one process, each on a thread of its own and by
     itself, and each answered when it is ready. On CPU cores that beats a batch of small networks, which fall out of the

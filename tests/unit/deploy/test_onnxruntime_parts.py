@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ort_batch import Arrays, Job, fill_up, run_jobs
+from hypothesis import given
+from hypothesis import strategies as st
+from ort_batch import Arrays, Job, cheapest, fill_up, run_jobs
 from ort_providers import choose_providers
 from ort_session import find_file
 from ort_settings import ConfigError, read_settings
@@ -93,6 +97,29 @@ def test_each_size_of_a_batch_has_its_own_session() -> None:
     for rows in (1, 2, 5):
         run(["y"], job(rows).inputs)
     assert (one.calls, four.calls) == ([(1, 2), (1, 2)], [(4, 2), (4, 2)])
+
+
+def test_a_batch_is_cut_into_the_sizes_that_take_least_time() -> None:
+    small = {1: 7.0, 8: 15.5}  # milliseconds of a network of some 100 GFLOP on a large GPU
+    assert [cheapest(small, rows) for rows in (1, 2, 3, 8, 9, 11)] == [(1,), (1, 1), (8,), (8,), (8, 1), (8, 8)]
+    large = {1: 83.0, 8: 616.0}
+    assert [cheapest(large, rows) for rows in (3, 7, 8, 9)] == [(1,) * 3, (1,) * 7, (8,), (8, 1)]
+    one, eight = Doubler(), Doubler()
+    run = fill_up({1: one, 8: eight}, small)
+    inputs = job(10).inputs
+    (found,) = run(["y"], inputs)
+    np.testing.assert_array_equal(found, 2 * inputs["x"])
+    assert (one.calls, eight.calls) == ([(1, 2), (1, 2)], [(8, 2)])
+
+
+@given(st.dictionaries(st.integers(1, 16), st.floats(0.1, 10), min_size=1, max_size=3), st.integers(1, 20))
+def test_no_other_cut_takes_less_time(seconds: dict[int, float], rows: int) -> None:
+    found = cheapest(seconds, rows)
+    assert sum(found) >= rows
+    most = [range(-(-rows // size) + 1) for size in seconds]
+    every = (counts for counts in itertools.product(*most) if sum(map(operator.mul, counts, seconds)) >= rows)
+    least = min(sum(map(operator.mul, counts, seconds.values())) for counts in every)
+    assert sum(seconds[size] for size in found) == pytest.approx(least)
 
 
 def test_an_output_that_is_not_of_the_batch_is_not_computed_from_filler() -> None:
