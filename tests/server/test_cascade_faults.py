@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ import tritonclient.grpc as grpc
 from PIL import Image
 from roadwork_cascade.policy import load_policy
 from roadwork_cascade.policy_text import policy_text
-from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage, RoadworkClient, Verdict
+from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage, RoadworkClient, RoadworkError, Verdict
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
 from roadwork_deploy.watchdog import Watchdog
 
 TOGETHER = "roadwork_together"
-MODELS = ["decode", "glance", "perception", "everything", "roadwork", TOGETHER]
+CROWD = "roadwork_crowd"
+AT_ONCE = 12
+MODELS = ["decode", "glance", "perception", "everything", "roadwork", TOGETHER, CROWD]
 MODELS += ["scene", "sign_text", "yolox_nano", "centernet_nano"]
 STAND_INS = {
     "scene": (32, {"presence": 0.6}),
@@ -76,19 +79,26 @@ def short_policy(path: Path, together: str | None) -> None:
 @pytest.fixture(scope="module")
 def faults(module_repository: Any) -> Any:
     """The repository: `control` changes how its stand-ins behave. `roadwork` asks its stages in turn, `TOGETHER` is the
-    same cascade and asks them in one call.
+    same cascade and asks them in one call, and `CROWD` serves many requests at a time and asks for several in one call.
     """
     root = module_repository.path
     shutil.copytree(
         default_repository(), root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "configs")
     )
-    shutil.copytree(root / "roadwork", root / TOGETHER)
-    for name, together in (("roadwork", None), (TOGETHER, "everything")):
+    for name in (TOGETHER, CROWD):
+        shutil.copytree(root / "roadwork", root / name)
+    crowd = {"requests": str(AT_ONCE), "gather": "4"}
+    for name, together, more in (("roadwork", None, {}), (TOGETHER, "everything", {}), (CROWD, "everything", crowd)):
         short_policy(root / name / "policy.yaml", together)
         config = root / name / "config.pbtxt"
         text = config.read_text()
         assert "count: 4" in text
-        config.write_text(text.replace("count: 4", "count: 1").replace('name: "roadwork"', f'name: "{name}"'))
+        text = text.replace("count: 4", "count: 1").replace('name: "roadwork"', f'name: "{name}"')
+        for key, value in more.items():
+            empty = f'key: "{key}" value {{ string_value: "" }}'
+            assert empty in text
+            text = text.replace(empty, empty.replace('""', f'"{value}"'))
+        config.write_text(text)
     for name, (batch, answer) in STAND_INS.items():
         tensors = signature(root / name / "config.pbtxt")
         shutil.rmtree(root / name)
@@ -157,7 +167,7 @@ def breaker(served: EmbeddedServer, model: str) -> float | None:
     with urllib.request.urlopen(served.metrics_url, timeout=10) as page:
         lines = page.read().decode().splitlines()
     for line in lines:
-        if line.startswith("roadwork_breaker_state{") and f'model="{model}"' in line and TOGETHER not in line:
+        if line.startswith("roadwork_breaker_state{") and f'model="{model}"' in line and 'instance="roadwork_0' in line:
             return float(line.rsplit(" ", 1)[1])
     return None
 
@@ -306,6 +316,80 @@ def test_all_stages_in_one_call(
             assert client.predict(jpeg).status == "ok"
         finally:
             triton.load_model("everything")
+
+
+def test_a_crowd_is_asked_for_together(
+    ask: Ask, faults: Any, served: EmbeddedServer, triton: grpc.InferenceServerClient, jpeg: bytes
+) -> None:
+    """Each gets the verdict that it would get alone, in fewer calls; the one that cannot be decoded fails alone."""
+
+    def asked() -> tuple[int, int]:
+        (found,) = triton.get_inference_statistics("everything").model_stats
+        return found.inference_count, found.execution_count
+
+    in_turn = ask()
+    faults.control("centernet_nano", DELAY=0.05)
+    images, calls = asked()
+    broken = 5
+    found = crowd(served, [jpeg[: len(jpeg) // 2] if n == broken else jpeg for n in range(2 * AT_ONCE)])
+    assert isinstance(found.pop(broken), InvalidImage)
+    for verdict in found:
+        assert isinstance(verdict, Verdict)
+        assert (verdict.status, verdict.probability, verdict.boxes) == ("ok", in_turn.probability, in_turn.boxes)
+    images, calls = (after - before for after, before in zip(asked(), (images, calls), strict=True))
+    assert images >= 2 * AT_ONCE - 1
+    assert calls < images
+
+
+@pytest.mark.parametrize(("fault", "reasons"), [({"FAIL": "out of memory"}, {"error"}), ({"DELAY": 12}, {"timed_out"})])
+def test_a_crowd_and_a_member_that_fails(
+    ask: Ask, faults: Any, served: EmbeddedServer, jpeg: bytes, wait_until: Callable, fault: Any, reasons: set[str]
+) -> None:
+    faults.control("centernet_nano", **fault)
+    for verdict in crowd(served, [jpeg] * (2 * AT_ONCE)):
+        assert isinstance(verdict, Verdict), verdict
+        assert set(missing(verdict)) == {"centernet_nano"}
+        assert verdict.status == "degraded"
+        assert missing(verdict)["centernet_nano"] in {*reasons, "breaker_open"}
+    faults.control("centernet_nano")
+    wait_until(lambda: all(v.status == "ok" for v in crowd(served, [jpeg])), 60, "the crowd's breaker closes")  # type: ignore[union-attr]
+
+
+def test_a_crowd_whose_callers_leave(
+    ask: Ask, faults: Any, served: EmbeddedServer, jpeg: bytes, wait_until: Callable
+) -> None:
+    """Their places are free again; those who stay get their verdicts."""
+    faults.control("scene", DELAY=0.4)
+
+    async def some_leave() -> list[Verdict | BaseException]:
+        async with AsyncRoadworkClient(served.grpc_url, model=CROWD, deadline=DEADLINE) as client:
+            tasks = [asyncio.create_task(client.predict(jpeg)) for _ in range(2 * AT_ONCE)]
+            await asyncio.sleep(0.3)
+            for task in tasks[::2]:
+                task.cancel()
+            return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 40)
+
+    found = asyncio.run(some_leave())
+    assert all(isinstance(one, asyncio.CancelledError) for one in found[::2])
+    assert all(isinstance(one, Verdict) for one in found[1::2]), found
+    faults.control("scene")
+    wait_until(lambda: all(v.status == "ok" for v in crowd(served, [jpeg] * AT_ONCE)), 30, "the crowd is well")  # type: ignore[union-attr]
+
+
+def crowd(served: EmbeddedServer, images: Sequence[bytes]) -> list[Verdict | Exception]:
+    """Verdicts of `CROWD` on images that come at the same time."""
+    with (
+        RoadworkClient(served.grpc_url, model=CROWD, deadline=DEADLINE) as client,
+        ThreadPoolExecutor(len(images)) as pool,
+    ):
+
+        def one(image: bytes) -> Verdict | Exception:
+            try:
+                return client.predict(image)
+            except RoadworkError as error:
+                return error
+
+        return list(pool.map(one, images))
 
 
 def test_a_detector_whose_process_dies(

@@ -15,6 +15,7 @@ from bls_engine import BlsEngine
 from model_versions import latest_versions
 from roadwork_cascade.cascade import Cascade
 from roadwork_cascade.engine import InvalidImage, InvalidOptions
+from roadwork_cascade.gather import Gatherer
 from roadwork_cascade.options import Options, parse_options
 from roadwork_cascade.policy import load_policy
 from roadwork_cascade.prompts import Prompts
@@ -26,24 +27,42 @@ CANCEL_POLL_SECONDS = 0.25
 def load_cascade(folder: str, model_config: str, engine: BlsEngine) -> Cascade:
     """The cascade of the model `roadwork` in `folder`, by the parameters of `model_config` (JSON).
 
-    `policy` names the policy, `perceiving` how many images are perceived at a time (empty: as many as come).
-    Raises `PolicyError` or `PromptError`, which Triton shows as the reason why the model did not load.
+    `policy` names the policy, `perceiving` how many images are perceived at a time (empty: as many as come), `gather`
+    how many of them a model is asked for in one call (see `Gatherer`; empty: one).
+    Raises `PolicyError`, `PromptError` or `ValueError`, which Triton shows as the reason why the model did not load.
     """
-    given = json.loads(model_config).get("parameters", {})
-    named = {name: given.get(name, {}).get("string_value", "") for name in ("policy", "perceiving")}
-    policy = load_policy(os.path.join(folder, named["policy"] or "policy.yaml"))
+    policy = load_policy(os.path.join(folder, parameter(model_config, "policy") or "policy.yaml"))
     repository = os.path.dirname(os.path.normpath(folder))
     prompts = Prompts(repository)
     for absent in prompts.check(policy):
         pb_utils.Logger.log_warn(f"roadwork: tier {absent} is not in the repository; it joins when it is there")
-    perceiving = int(named["perceiving"]) if named["perceiving"] else None
+    gather = count(model_config, "gather") or 1
     models = [name for stage, member in policy.members() for name in (stage.prepare, member.name) if name]
     models += [tier.member.name for tier in policy.tiers]
     cascade = Cascade(
-        policy, engine, versions=latest_versions(repository, models), prompts=prompts, perceiving=perceiving
+        policy,
+        engine if gather == 1 else Gatherer(engine, gather),
+        versions=latest_versions(repository, models),
+        prompts=prompts,
+        perceiving=count(model_config, "perceiving"),
     )
     cascade.warm()
     return cascade
+
+
+def parameter(model_config: str, name: str) -> str:
+    """A parameter of a model's configuration (JSON); empty where it has none."""
+    return str(json.loads(model_config).get("parameters", {}).get(name, {}).get("string_value", "")).strip()
+
+
+def count(model_config: str, name: str) -> int | None:
+    """The same as a number of 1 or more; None where there is none. Raises `ValueError`."""
+    text = parameter(model_config, name)
+    if not text:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"parameter {name} is {text!r}; it is a whole number of 1 or more")
+    return int(text)
 
 
 def read_request(request: Any, cascade: Cascade) -> tuple[bytes, Options]:

@@ -86,7 +86,7 @@ def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None
     assert config.parameters["intra_op_thread_count"].string_value == "1"
     assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(1, "KIND_CPU")]
     cascade = read_config(repository / "roadwork" / "configs" / "cpu.pbtxt")
-    assert cascade.instance_group[0].count == 6
+    assert cascade.instance_group[0].count == load_profile("cpu").models["roadwork"].instances == 3
     assert not (repository / "perception" / "configs").exists()
 
 
@@ -243,7 +243,7 @@ def test_serve_loads_what_the_profile_and_the_folders_name(repository: Path) -> 
     server = prepare(repository).server
     assert set(server.models) == {*load_profile("cpu").models, "first", "second", "sight"}
     assert server.config_name == "cpu"
-    assert server.budget.instances == 12
+    assert server.budget.instances == 9
 
 
 def test_completeness_looks_through_ensembles(repository: Path) -> None:
