@@ -33,8 +33,8 @@ from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.bare import run_block
 from roadwork_bench.errors import BenchError
 from roadwork_bench.inprocess import load_module, onnx_session
-from roadwork_bench.output import save_report, saying, shown
-from roadwork_bench.overhead import ratio
+from roadwork_bench.medians import median_interval, shown
+from roadwork_bench.output import save_report, saying
 from roadwork_bench.pairs import in_pairs
 from roadwork_bench.served import REQUEST_SECONDS, Block
 
@@ -334,11 +334,11 @@ def compared(
         "served_ms_p95": round(float(np.quantile(served, 0.95)), 2),
         "bare_ms_p50": round(float(np.quantile(bare, 0.5)), 2),
         "bare_ms_p95": round(float(np.quantile(bare, 0.95)), 2),
-        "latency_ratio": ratio([a.median / b.median for a, b in one]),
+        "latency_ratio": median_interval([a.median / b.median for a, b in one]),
         "in_flight": in_flight,
         "served_images_per_second": round(float(np.median([a.throughput * batch for a, _ in many])), 2),
         "bare_images_per_second": round(float(np.median([b.throughput * batch for _, b in many])), 2),
-        "throughput_ratio": ratio([a.throughput / b.throughput for a, b in many]),
+        "throughput_ratio": median_interval([a.throughput / b.throughput for a, b in many]),
     }
 
 

@@ -19,12 +19,6 @@ def save_report(report: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def shown(found: dict[str, Any]) -> str:
-    """A median with its interval."""
-    low, high = found["interval_95"]
-    return f"{found['median']:.3f} ({low:.3f} to {high:.3f})"
-
-
 def said(reached: bool) -> str:
     """Whether a limit is kept."""
     return "reached" if reached else "NOT reached"

@@ -15,18 +15,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
 from roadwork_cascade.policy import load_policy, write_policy
 from roadwork_deploy.profile import Profile, load_profile
 from roadwork_deploy.serve import prepare
-from scipy import stats
 
 from roadwork_bench.about import CHECKOUT, about
 from roadwork_bench.bare import BareLoop
 from roadwork_bench.dataset import SUFFIXES
 from roadwork_bench.errors import BenchError
 from roadwork_bench.judging import judge_table, patient
-from roadwork_bench.output import said, save_report, saying, shown
+from roadwork_bench.medians import median_interval, shown
+from roadwork_bench.output import said, save_report, saying
 from roadwork_bench.pairs import in_pairs
 from roadwork_bench.replay import without_members
 from roadwork_bench.served import Block, ServedCascade
@@ -160,24 +159,10 @@ def best_workers(bare: BareLoop, images: list[bytes]) -> int:
 def compare(blocks: list[tuple[Block, Block]]) -> dict[str, Any]:
     """Ratios first to second of each pair, and what each side did over all blocks."""
     return {
-        "latency_ratio": ratio([one.median / two.median for one, two in blocks]),
-        "throughput_ratio": ratio([one.throughput / two.throughput for one, two in blocks]),
+        "latency_ratio": median_interval([one.median / two.median for one, two in blocks]),
+        "throughput_ratio": median_interval([one.throughput / two.throughput for one, two in blocks]),
         "first": _side([one for one, _ in blocks]),
         "second": _side([two for _, two in blocks]),
-    }
-
-
-def ratio(values: list[float]) -> dict[str, Any]:
-    """Median of the pairs' ratios with a 95% percentile bootstrap interval."""
-    low = high = values[0]
-    if len(set(values)) > 1:
-        data: ArrayLike = np.array(values)
-        found = stats.bootstrap((data,), np.median, method="percentile", rng=np.random.default_rng(0))
-        low, high = found.confidence_interval
-    return {
-        "median": round(float(np.median(values)), 4),
-        "interval_95": [round(float(low), 4), round(float(high), 4)],
-        "pairs": [round(value, 4) for value in values],
     }
 
 

@@ -74,9 +74,9 @@ def run(arguments: argparse.Namespace, command: str) -> int:
             started.add_ours(fast_profile)
             report |= {"threads": bare.threads, "sides": started.about, "failures": started.failures}
             report["idle_share_of_a_core"] = idle_shares(started.sides)
-            plan = make_plan(arguments, started.sides, shares)
-            found = measure(started.sides, plan)
-            report |= figures(found, plan, started.peers)
+            plan = make_plan(arguments, started.sides, shares, started.peers)
+            found = measure(started.sides, plan, started.failures)
+            report |= figures(found, plan)
             report["largest_differences"] = differences(started.sides)
         if arguments.table:
             policy = load_policy(repository / "roadwork" / "policy.yaml")
@@ -101,19 +101,20 @@ def read_shares(text: str) -> list[float]:
     return shares
 
 
-def make_plan(arguments: argparse.Namespace, sides: dict[str, Side], shares: list[float]) -> Plan:
+def make_plan(arguments: argparse.Namespace, sides: dict[str, Side], shares: list[float], peers: list[str]) -> Plan:
     """Rates from a first saturated block of every side: common ones, and one of each side's own."""
     speeds = {name: side.saturate(arguments.in_flight, PILOT_SECONDS).throughput for name, side in sides.items()}
     served = [name for name in sides if name not in (BARE, STAGED)]
     rates = {f"{share:g} of bare": dict.fromkeys(served, share * speeds[BARE]) for share in shares}
     rates[f"{OWN_SHARE:g} of its own"] = {name: OWN_SHARE * speeds[name] for name in served}
-    plan = Plan(arguments.in_flight, arguments.seconds, rates, arguments.rate_seconds, arguments.rounds)
+    plan = Plan(arguments.in_flight, arguments.seconds, rates, arguments.rate_seconds, arguments.rounds, peers)
     saying(f"{arguments.rounds} rounds, about {plan.seconds(len(sides)) / 60:.0f} minutes")
     return plan
 
 
-def figures(found: Measured, plan: Plan, peers: list[str]) -> dict[str, Any]:
+def figures(found: Measured, plan: Plan) -> dict[str, Any]:
     """The measured part of the report."""
+    peers = [name for name in plan.peers if name in found.saturated]
     staged = found.saturated.pop(STAGED)
     saturated = saturated_figures(found.saturated, BARE, OURS, peers)
     best = saturated["best_peer"]
@@ -121,7 +122,7 @@ def figures(found: Measured, plan: Plan, peers: list[str]) -> dict[str, Any]:
     stages_on = saturated_figures({STAGED: staged, **against}, OURS, STAGED, [best] if best else [])
     rates = []
     for label, blocks in found.rated.items():
-        wanted = {name: round(rate, 3) for name, rate in plan.rates[label].items()}
+        wanted = {name: round(rate, 3) for name, rate in plan.rates[label].items() if name in blocks}
         rates.append({"rate": label, "images_per_second": wanted, **rate_figures(blocks, OURS, peers)})
     return {
         "rounds": plan.rounds,

@@ -11,7 +11,8 @@ from roadwork_export.tiers.prompts import SCORER_QUESTION
 
 from roadwork_bench.about import CHECKOUT
 from roadwork_bench.errors import BenchError
-from roadwork_bench.output import save_report, saying, shown
+from roadwork_bench.medians import shown
+from roadwork_bench.output import save_report, saying
 from roadwork_bench.peering.openai_side import OpenAISide
 from roadwork_bench.tier import Comparison, status
 

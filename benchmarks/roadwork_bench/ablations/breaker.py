@@ -20,8 +20,9 @@ from roadwork_bench.ablations.measuring import outcome
 from roadwork_bench.ablations.settings import Settings
 from roadwork_bench.ablations.workshop import Workshop, set_parameters, workshop
 from roadwork_bench.errors import BenchError
+from roadwork_bench.medians import median_interval
 from roadwork_bench.output import saying
-from roadwork_bench.overhead import ratio, rendered_scenes
+from roadwork_bench.overhead import rendered_scenes
 from roadwork_bench.replay import without_members
 from roadwork_bench.served import inputs_of
 
@@ -217,7 +218,7 @@ def _ratios(kind: str, on: Sequence[dict[str, Any]], off: Sequence[dict[str, Any
     medians = [float(np.median(a["seconds"]) / np.median(b["seconds"])) for a, b in pairs]
     worst = [float(np.quantile(a["seconds"], 0.99) / np.quantile(b["seconds"], 0.99)) for a, b in pairs]
     return [
-        {"measure": name, "first": first, "second": second, "where": kind, **ratio(values)}
+        {"measure": name, "first": first, "second": second, "where": kind, **median_interval(values)}
         for name, values in (("median latency", medians), ("p99 latency", worst))
     ]
 

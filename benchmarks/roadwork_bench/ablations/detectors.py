@@ -12,9 +12,9 @@ from roadwork_bench.ablations.settings import Settings
 from roadwork_bench.ablations.workshop import workshop
 from roadwork_bench.bare import run_block
 from roadwork_bench.inprocess import onnx_session
+from roadwork_bench.medians import median_interval
 from roadwork_bench.networks import some_canvases
 from roadwork_bench.output import saying
-from roadwork_bench.overhead import ratio
 
 QUESTION = "Does adding a detector cost its own inference time and at most 3 ms?"
 LIMIT_MS = 3.0
@@ -71,9 +71,9 @@ def growth(blocks: dict[str, list[Timed]], count: int) -> dict[str, Any]:
             [1000 * (b.block.median - a.block.median) / (count - 1) for a, b in zip(few, many, strict=True)]
         )
     return {
-        SERVED: ratio(slopes[SERVED].tolist()),
-        BARE: ratio(slopes[BARE].tolist()),
-        "server": ratio((slopes[SERVED] - slopes[BARE]).tolist()),
+        SERVED: median_interval(slopes[SERVED].tolist()),
+        BARE: median_interval(slopes[BARE].tolist()),
+        "server": median_interval((slopes[SERVED] - slopes[BARE]).tolist()),
     }
 
 

@@ -13,8 +13,8 @@ from tritonclient.utils import InferenceServerException
 from roadwork_bench.ablations.settings import Settings
 from roadwork_bench.bare import run_block
 from roadwork_bench.errors import BenchError
+from roadwork_bench.medians import median_interval
 from roadwork_bench.output import saying
-from roadwork_bench.overhead import ratio
 from roadwork_bench.served import REQUEST_SECONDS, Block
 from roadwork_bench.tiers.cpu_time import cpu_seconds
 
@@ -128,7 +128,7 @@ def ratios(blocks: Mapping[str, Sequence[Timed]], first: str, second: str, **mor
     if all(a and b for a, b in cpu):
         measures["CPU time"] = [a / b for a, b in cpu if a and b]
     return [
-        {"measure": name, "first": first, "second": second, **more, **ratio(values)}
+        {"measure": name, "first": first, "second": second, **more, **median_interval(values)}
         for name, values in measures.items()
     ]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from roadwork_bench.medians import of_few
+
 Row: TypeAlias = Sequence[str]
 NONE = "–"
 
@@ -81,10 +83,10 @@ def span(interval: Sequence[float] | None, digits: int = 3) -> str:
 
 
 def spanned(found: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """A median with its interval."""
+    """A median with its interval, which for few pairs is their range."""
     if found is None:
         return NONE
-    return f"{number(found['median'], digits)} ({span(found['interval_95'], digits)})"
+    return f"{number(found['median'], digits)} ({span(found['interval_95'], digits)}{of_few(found)})"
 
 
 def with_span(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roadwork_bench.overhead import ratio
+from roadwork_bench.medians import median_interval
 from roadwork_bench.tiers.timing import Requests
 
 RESAMPLES = 1000
@@ -39,13 +39,13 @@ def saturated_figures(blocks: Blocks, bare: str, ours: str, peers: Sequence[str]
     best = max(peers, key=lambda name: float(np.median(speeds[name])), default=None)
     found: dict[str, Any] = {
         "sides": sides,
-        "to_bare": {name: ratio(divided(speeds[name], speeds[bare])) for name in speeds if name != bare},
+        "to_bare": {name: median_interval(divided(speeds[name], speeds[bare])) for name in speeds if name != bare},
         "best_peer": best,
     }
     if best is not None:
-        to_best = {name: ratio(divided(speeds[name], speeds[best])) for name in speeds if name not in (bare, best)}
-        found["to_best_peer"] = to_best
-        found["ours_to_each_peer"] = {name: ratio(divided(speeds[ours], speeds[name])) for name in peers}
+        others = [name for name in speeds if name not in (bare, best)]
+        found["to_best_peer"] = {name: median_interval(divided(speeds[name], speeds[best])) for name in others}
+        found["ours_to_each_peer"] = {name: median_interval(divided(speeds[ours], speeds[name])) for name in peers}
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roadwork_bench.errors import BenchError
 from roadwork_bench.output import saying
 from roadwork_bench.peering.sides import ServerSide, Side
 from roadwork_bench.tiers.timing import Requests
@@ -23,6 +24,7 @@ class Plan:
     Attributes:
         in_flight: requests under way at saturation, for `saturated_seconds`.
         rates: label -> images a second for each side, for `rate_seconds`; sides that it does not name are left out.
+        peers: the sides without which the others can still be compared.
     """
 
     in_flight: int
@@ -30,6 +32,7 @@ class Plan:
     rates: Mapping[str, Mapping[str, float]]
     rate_seconds: float
     rounds: int
+    peers: Sequence[str] = ()
 
     def seconds(self, sides: int) -> float:
         """About how long all rounds take."""
@@ -45,24 +48,46 @@ class Measured:
     rated: dict[str, dict[str, list[Requests]]]
 
 
-def measure(sides: Mapping[str, Side], plan: Plan, seed: int = 0) -> Measured:
-    """Every block of every round. In a round, all sides get the same arrivals. Raises BenchError."""
+def measure(sides: Mapping[str, Side], plan: Plan, failures: dict[str, str], seed: int = 0) -> Measured:
+    """Every block of every round. In a round, all sides get the same arrivals.
+
+    A peer that fails goes into `failures`, with its error, and out of all rounds; the others go on.
+
+    Args:
+        failures: of peers, to which those of the rounds are added. `plan.peers` says which sides are peers.
+
+    Raises:
+        BenchError: a side that is no peer fails.
+    """
     rng = np.random.default_rng(seed)
     found = Measured({name: [] for name in sides}, {label: {n: [] for n in r} for label, r in plan.rates.items()})
+
+    def block(into: dict[str, list[Requests]], name: str, ask: Callable[[], Requests]) -> None:
+        if name in failures:
+            return
+        try:
+            into[name].append(_watched(sides, name, ask))
+        except BenchError as error:
+            if name not in plan.peers:
+                raise
+            saying(f"{name} is left out from here on: {error}")
+            failures[name] = str(error)[:1000]
+            for blocks in (found.saturated, *found.rated.values()):
+                blocks.pop(name, None)
+
     for number in range(plan.rounds):
         saying(f"round {number + 1} of {plan.rounds}")
         for name in shuffled(list(sides), rng):
             side = sides[name]
             ask = functools.partial(side.saturate, plan.in_flight, plan.saturated_seconds)
-            block = _watched(sides, name, ask)
-            found.saturated[name].append(block)
+            block(found.saturated, name, ask)
         for kind, (label, rates) in enumerate(plan.rates.items()):
             arrivals = 1000 * (number + 1) + kind
             for name in shuffled(list(rates), rng):
                 side = sides[name]
                 assert isinstance(side, ServerSide), "only servers have arrivals"
                 ask = functools.partial(side.rate, rates[name], plan.rate_seconds, arrivals)
-                found.rated[label][name].append(_watched(sides, name, ask))
+                block(found.rated[label], name, ask)
     return found
 
 

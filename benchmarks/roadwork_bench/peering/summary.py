@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadwork_bench.output import said, shown
+from roadwork_bench.medians import shown
+from roadwork_bench.output import said
 from roadwork_bench.peering.sides import BARE, OURS
 
 BARE_LIMIT, PEER_LIMIT, STAGED_LIMIT = 0.92, 0.97, 1.5

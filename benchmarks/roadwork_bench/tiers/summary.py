@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadwork_bench.output import said, shown
+from roadwork_bench.medians import shown
+from roadwork_bench.output import said
 
 LATENCY_LIMIT_MS, THROUGHPUT_LIMIT, GPU_MULTIPLE = 10.0, 0.95, 1.5
 

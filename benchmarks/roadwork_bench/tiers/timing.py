@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 2000
+from roadwork_bench.medians import median_interval
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def share(in_flight: int, clients: int) -> list[int]:
 def compare(blocks: Sequence[tuple[Requests, Requests]]) -> dict[str, Any]:
     """Served against bare, pair by pair."""
     return {
-        "latency_added_ms": interval([(served.median - bare.median) * 1000 for bare, served in blocks]),
-        "throughput_ratio": interval([served.throughput / bare.throughput for bare, served in blocks]),
+        "latency_added_ms": median_interval([(served.median - bare.median) * 1000 for bare, served in blocks]),
+        "throughput_ratio": median_interval([served.throughput / bare.throughput for bare, served in blocks]),
         **_cpu_ratio(blocks),
         "bare": figures([bare for bare, _ in blocks]),
         "served": figures([served for _, served in blocks]),
@@ -100,17 +100,5 @@ def _cpu_ratio(blocks: Sequence[tuple[Requests, Requests]]) -> dict[str, Any]:
     name = "cpu_milliseconds_per_request"
     if not all(name in block.measured for pair in blocks for block in pair):
         return {}
-    return {"cpu_ratio": interval([bare.measured[name] / max(0.01, served.measured[name]) for bare, served in blocks])}
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Median of the pairs with a 95% percentile bootstrap interval."""
-    data = np.asarray(values, np.float64)
-    rng = np.random.default_rng(0)
-    medians = np.median(data[rng.integers(0, len(data), (RESAMPLES, len(data)))], axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return {
-        "median": round(float(np.median(data)), 4),
-        "interval_95": [round(float(low), 4), round(float(high), 4)],
-        "pairs": [round(float(value), 4) for value in data],
-    }
+    ratios = [bare.measured[name] / max(0.01, served.measured[name]) for bare, served in blocks]
+    return {"cpu_ratio": median_interval(ratios)}

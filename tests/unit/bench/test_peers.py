@@ -82,7 +82,7 @@ def test_fastapi_answers_as_the_bare_models_do_and_nothing_is_left(
         side = ServerSide("fastapi", client, tmp_path / "images", expected, server.cpu_seconds, tmp_path)
         try:
             plan = Plan(4, 0.4, {"some": {"fastapi": 20.0}}, 0.5, 2)
-            found = measure({"fastapi": side}, plan)
+            found = measure({"fastapi": side}, plan, {})
             wrong = ServerSide("wrong", client, tmp_path / "images", Expected([0.5] * 3), server.cpu_seconds, tmp_path)
             try:
                 with pytest.raises(BenchError, match=r"wrong says .* they do not do the same work"):
@@ -279,6 +279,35 @@ def test_goals_are_those_of_the_worst_comparison() -> None:
     assert len(goals(alone)) == 1
 
 
+class Failing:
+    """A side that answers so many blocks and then no more."""
+
+    def __init__(self, blocks: int) -> None:
+        self.left = blocks
+
+    def saturate(self, in_flight: int, seconds: float) -> Requests:
+        self.left -= 1
+        if self.left < 0:
+            raise BenchError("it answers no more")
+        return block(0.1)
+
+    def cpu_seconds(self) -> float:
+        return 0.0
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_peer_that_fails_in_a_round_is_left_out_and_the_others_go_on() -> None:
+    plan = Plan(8, 1.0, {}, 1.0, 3, ["ray", "fastapi"])
+    failures: dict[str, str] = {}
+    found = measure({BARE: Failing(3), OURS: Failing(3), "ray": Failing(1), "fastapi": Failing(3)}, plan, failures)
+    assert failures == {"ray": "it answers no more"}
+    assert {name: len(blocks) for name, blocks in found.saturated.items()} == {BARE: 3, OURS: 3, "fastapi": 3}
+    with pytest.raises(BenchError, match="it answers no more"):
+        measure({BARE: Failing(3), OURS: Failing(1)}, plan, {})
+
+
 def test_the_report_is_whole_and_can_be_read() -> None:
     speeds = {BARE: 0.1, OURS: 0.105, "fastapi": 0.104, STAGED: 0.06}
     saturated = {name: [block(each) for _ in range(3)] for name, each in speeds.items()}
@@ -288,7 +317,7 @@ def test_the_report_is_whole_and_can_be_read() -> None:
             one.measured.update({"stages_asked": 1.4} if name == STAGED else {})
     rates = {"0.7 of bare": {OURS: 7.0, "fastapi": 7.0}}
     rated = {"0.7 of bare": {name: [block(speeds[name]) for _ in range(3)] for name in (OURS, "fastapi")}}
-    found = peers.figures(Measured(saturated, rated), Plan(8, 1.0, rates, 1.0, 3), ["fastapi"])
+    found = peers.figures(Measured(saturated, rated), Plan(8, 1.0, rates, 1.0, 3, ["fastapi"]))
     report = {**found, "sides": {"fastapi": {"settings": {"workers": 2}}}, "failures": {"ray": "it ended"}}
     report["goals"] = goals(report)
     assert report["stages_on"]["to_best_peer"]["median"] == pytest.approx(0.104 / 0.06, rel=1e-3)

@@ -245,5 +245,5 @@ def test_the_growth_of_detectors_is_drawn_and_judged(tmp_path: Path) -> None:
     page, document, unread = built(write(tmp_path / "results", ablations_detectors=report))
     assert unread == {}
     assert "ms that the server adds to each" in page
-    assert "1.10 (1.00 to 1.20) ms | at most 1 ms | **not reached**" in document
+    assert "1.10 (1.00 to 1.20, range of 3) ms | at most 1 ms | **not reached**" in document
     assert isinstance(Result("x", report, "m").source, str)

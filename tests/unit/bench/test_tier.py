@@ -30,7 +30,7 @@ from roadwork_bench.tiers.folder import (
 )
 from roadwork_bench.tiers.images import images_needed, make_images, read_images
 from roadwork_bench.tiers.summary import summary
-from roadwork_bench.tiers.timing import Requests, compare, figures, interval, merge, share
+from roadwork_bench.tiers.timing import Requests, compare, figures, merge, share
 from roadwork_bench.tiers.watch import Watch
 from roadwork_bench.tiers.worker import Worker
 
@@ -129,13 +129,6 @@ def test_differences_are_of_neighbours() -> None:
     assert found["throughput_ratio"]["interval_95"] == pytest.approx([0.5, 0.5], rel=0.02)
     assert found["latency_added_ms"]["median"] == pytest.approx(100.0, rel=0.02)
     assert found["bare"]["requests"] == 140
-
-
-def test_the_interval_holds_the_median() -> None:
-    found = interval([1.0, 1.2, 1.1, 0.9, 1.05, 1.15])
-    low, high = found["interval_95"]
-    assert 0.9 <= low < found["median"] < high <= 1.2
-    assert interval([2.0])["interval_95"] == [2.0, 2.0]
 
 
 def test_what_the_machine_did_stands_beside_a_block() -> None:
