@@ -1,7 +1,7 @@
 """A small real Triton model that tests put in a repository: it answers as it is told to, late, or not at all.
 
-Parameters of its `config.pbtxt`: DELAY seconds before each answer, FAIL a message to answer instead, ANSWER JSON of
-output name -> values (zeros where it names none), SLOW_START seconds in `initialize`. A file `control.json` in the
+Parameters of its `config.pbtxt`: DELAY seconds before each answer, FAIL a message to answer instead (after as long as the
+onnxruntime backend takes at least, which says why), ANSWER JSON of output name -> values (zeros where it names none), SLOW_START seconds in `initialize`. A file `control.json` in the
 model's folder with the same keys overrides them from the next request on.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+FAILURE_SECONDS = 0.1
 
 
 class TritonPythonModel:
@@ -33,7 +35,7 @@ class TritonPythonModel:
         if os.path.exists(self.control):
             with open(self.control) as file:
                 settings.update(json.load(file))
-        time.sleep(settings["DELAY"])
+        time.sleep(max(settings["DELAY"], FAILURE_SECONDS if settings["FAIL"] else 0.0))
         return [self.respond(request, settings) for request in requests]
 
     def respond(self, request: Any, settings: dict[str, Any]) -> Any:

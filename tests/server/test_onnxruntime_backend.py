@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 FLOAT = TensorProto.FLOAT
 WAIT = "dynamic_batching { max_queue_delay_microseconds: 300000 }"
+STEPS = ["step_1", "step_2", "step_3", "step_4"]
 MINIMAL = 'backend: "onnxruntime"\n'
 
 
@@ -55,7 +56,7 @@ def fill_working(repository: Any) -> None:
     repository.add_adder("platform")
     config = repository.path / "platform" / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'))
-    for name, threads in (("look_up", 1), ("side_by_side", 3)):
+    for name, threads in (("look_up", 1), ("side_by_side", 3), *((step, 8) for step in STEPS)):
         repository.add_onnx(
             name,
             [helper.make_node("Gather", ["table", "index"], ["value"], axis=0)],
@@ -63,8 +64,9 @@ def fill_working(repository: Any) -> None:
             {"value": (FLOAT, ["batch", 1])},
             initializers=[helper.make_tensor("table", FLOAT, [3], [10.0, 20.0, 30.0])],
             max_batch_size=8,
-            config=f"{WAIT} {parameter('request_threads', threads)}",
+            config=f"{'' if name in STEPS else WAIT} {parameter('request_threads', threads)}",
         )
+    fan_out(repository, "steps", STEPS)
     repository.add_onnx(
         "counting",
         [
@@ -107,6 +109,23 @@ def fill_working(repository: Any) -> None:
         'output [{ name: "y" data_type: TYPE_FP32 dims: [1] reshape: { shape: [] } }]',
         max_batch_size=4,
     )
+
+
+def fan_out(repository: Any, name: str, steps: list[str]) -> None:
+    """An ensemble that asks several models of one `index` each at the same time."""
+    (repository.path / name / "1").mkdir(parents=True)
+    inputs = ", ".join(f'{{ name: "index_{step}" data_type: TYPE_INT64 dims: [1] }}' for step in steps)
+    outputs = ", ".join(f'{{ name: "value_{step}" data_type: TYPE_FP32 dims: [1] }}' for step in steps)
+    asked = ", ".join(
+        f'{{ model_name: "{step}" model_version: -1 input_map {{ key: "index" value: "index_{step}" }} '
+        f'output_map {{ key: "value" value: "value_{step}" }} }}'
+        for step in steps
+    )
+    (repository.path / name / "config.pbtxt").write_text(
+        f'name: "{name}" platform: "ensemble" max_batch_size: 8 input [{inputs}] output [{outputs}] '
+        f"ensemble_scheduling {{ step [{asked}] }}\n"
+    )
+    repository.models.append(name)
 
 
 def count_up() -> Any:
@@ -183,6 +202,25 @@ def test_a_bad_request_in_a_batch_fails_alone(served: EmbeddedServer, infer: Cal
     assert (first, second, third, fourth) == (10.0, 20.0, 30.0, 10.0)
     assert isinstance(bad, str)
     assert "99" in bad
+
+
+@pytest.mark.parametrize("failing", [STEPS[0], STEPS[-1]])
+def test_a_step_that_fails_does_not_end_the_server(served: EmbeddedServer, infer: Callable, failing: str) -> None:
+    """Triton 2.51 ends with a segmentation fault where a step fails before those beside it were handed out."""
+    inputs = {f"index_{step}": np.array([[99 if step == failing else 1]], np.int64) for step in STEPS}
+
+    def ask(_: int) -> str:
+        try:
+            infer(served, "steps", **inputs)
+        except InferenceServerException as error:
+            return str(error.message())
+        return "answered"
+
+    with ThreadPoolExecutor(8) as pool:
+        told = set(pool.map(ask, range(200)))
+    assert all("steps" in one and "99" in one for one in told), told
+    assert served.running
+    assert infer(served, "add", x=rows(1, 1.0))["y"][0, 0] == 2.0
 
 
 def test_a_slow_request_holds_up_no_other_where_requests_have_threads(served: EmbeddedServer, infer: Callable) -> None:
