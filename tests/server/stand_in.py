@@ -1,8 +1,9 @@
 """A small real Triton model that tests put in a repository: it answers as it is told to, late, or not at all.
 
-Parameters of its `config.pbtxt`: DELAY seconds before each answer, FAIL a message to answer instead (after as long as the
-onnxruntime backend takes at least, which says why), ANSWER JSON of output name -> values (zeros where it names none), SLOW_START seconds in `initialize`. A file `control.json` in the
-model's folder with the same keys overrides them from the next request on.
+Parameters of its `config.pbtxt`: DELAY seconds before each answer, FAIL a message to answer instead (after as long as
+the onnxruntime backend takes at least, and for its reason), ANSWER JSON of output name -> values (zeros where it names
+none), SLOW_START seconds in `initialize`. A file `control.json` in the model's folder with the same keys overrides them
+from the next request on.
 """
 
 from __future__ import annotations

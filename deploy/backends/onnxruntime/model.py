@@ -26,9 +26,9 @@ from ort_signature import blank, check_signature, complete
 TIMED_ROUNDS = 5  # of each size of a batch, at load
 
 FAILURE_SECONDS = 0.1
-"""A failure is told no sooner than this after its request came. Where a step of an ensemble fails before Triton has handed
-out the steps beside it, Triton up to 26.04 ends with a segmentation fault (triton-inference-server/core#483). Handing
-them out takes microseconds, and on a busy machine as long as others are let run in between: 10 ms were too few.
+"""A failure is told no sooner than this after its request came. Where a step of an ensemble fails before Triton has
+handed out the steps beside it, Triton up to 26.04 ends with a segmentation fault (triton-inference-server/core#483).
+Handing them out takes microseconds, and on a busy machine as long as others are let run in between: 10 ms were too few.
 """
 
 
