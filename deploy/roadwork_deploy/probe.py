@@ -116,9 +116,8 @@ def _inputs(config: Any) -> list[Any]:
 
     batch = [1] if config.max_batch_size > 0 else []
     inputs = []
-    for tensor in config.input:
-        if tensor.optional and tensor.name != "options":
-            continue
+    asked = [tensor for tensor in config.input if not tensor.optional or tensor.name == "options"]
+    for tensor in asked or config.input[:1]:  # a model whose inputs are all optional takes any one of them
         kind = _datatype(tensor.data_type)
         shape = batch + [max(1, dim) for dim in tensor.dims]
         made = grpc.InferInput(tensor.name, shape, kind)

@@ -79,8 +79,13 @@ def read_config(path: Path) -> Any:
     Raises:
         RepositoryError: not a model configuration; the message has file and line.
     """
+    return parse_config(path.read_text(), path)
+
+
+def parse_config(text: str, path: Path) -> Any:
+    """The same of what `path` is to hold."""
     try:
-        return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise RepositoryError(f"{path}: {error}") from None
 

@@ -1,13 +1,17 @@
 """Writes down what follows from folders and profiles, so that adding a detector is adding a folder.
 
 From the folders with a detector's, a scene model's or a distance model's signature, and weights:
-`config.pbtxt` of the ensembles `perception`, `glance` and `everything`, and the members that `roadwork/policy.yaml`
-lacks. From the profiles: `<model>/configs/<config_name>.pbtxt`.
+`config.pbtxt` of the ensembles `perception`, `glance` and `everything` and of `networks`, and the members that
+`roadwork/policy.yaml` lacks. From the profiles: `<model>/configs/<config_name>.pbtxt`.
+
+`networks` is all ONNX networks in one process. In a profile that serves it the ensembles ask it once instead of each of
+them.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +23,17 @@ from tritonclient.grpc import model_config_pb2
 
 from roadwork_deploy.errors import RepositoryError
 from roadwork_deploy.profile import Profile, Share, known_profiles, load_profile
-from roadwork_deploy.repository import CANVAS, OUTPUTS, Kind, Model, Shape, members, read_config, read_models
+from roadwork_deploy.repository import (
+    CANVAS,
+    OUTPUTS,
+    Kind,
+    Model,
+    Shape,
+    members,
+    parse_config,
+    read_config,
+    read_models,
+)
 from roadwork_deploy.tier_config import rare_tiers, tier_configs
 
 GENERATED = "# Written by `roadwork-deploy wire`: do not edit."
@@ -33,7 +47,16 @@ UNFITTED: Mapping[Kind, dict[str, Any]] = {
     "distance": {"kind": "distance"},
 }
 ENSEMBLES: Mapping[Kind, str] = {"boxes": "perception", "scene": "glance", "distance": "perception"}
-WHOM: Mapping[str, str] = {"glance": "scene model", "everything": "scene model, box detector and distance model"}
+WHOM: Mapping[str, str] = {
+    "perception": "box detector and distance model",
+    "glance": "scene model",
+    "everything": "scene model, box detector and distance model",
+}
+TOGETHER = "networks"
+DECODES_NOTE = (
+    "# Ask for all outputs, or for two at least: asked for one alone, Triton leaves out the step that makes the",
+    "# canvas and refuses the request at once (server issue 7482).",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +87,14 @@ def pending(repository: Path, profiles: Iterable[Profile] | None = None) -> list
     found = members(models)
     rare = rare_tiers(repository)
     changes = [*_ensembles(repository, models, found), *_policy(repository, models, found)]
+    if TOGETHER in models:
+        united = _networks(models, found)
+        changes += united
+        for change in united:  # its configurations for profiles are made of what it will be
+            asked = dataclasses.replace(models[TOGETHER], config=parse_config(change.text, change.path))
+            models = {**models, TOGETHER: asked}
     for profile in chosen:
+        changes += _ensembles(repository, models, found, profile)
         for name, share in profile.plan(models).items():
             model = models.get(name)
             if model is None or model.ensemble:
@@ -129,55 +159,98 @@ def profile_config(model: Model, profile: Profile, share: Share) -> str:
     return f"{header}\n{text_format.MessageToString(config)}"
 
 
-def _ensembles(repository: Path, models: Mapping[str, Model], found: Mapping[str, Kind]) -> list[Change]:
-    def parts(ensemble: str) -> dict[str, Kind]:
-        return {name: kind for name, kind in found.items() if ENSEMBLES[kind] == ensemble}
+def _ensembles(
+    repository: Path, models: Mapping[str, Model], found: Mapping[str, Kind], profile: Profile | None = None
+) -> list[Change]:
+    """What is to be written of the ensembles, or of their configurations for `profile`.
 
-    looking, glancing = parts("perception"), parts("glance")
+    Only a profile that serves `networks` has some of its own, or one that no longer does.
+    """
+    united = profile is not None and TOGETHER in profile.models and TOGETHER in models
+    parts = {
+        "perception": {name: kind for name, kind in found.items() if ENSEMBLES[kind] == "perception"},
+        "glance": {name: kind for name, kind in found.items() if ENSEMBLES[kind] == "glance"},
+    }
+    if all(parts.values()):
+        parts["everything"] = dict(found)
     changes = []
-    if looking:
-        path = repository / "perception" / "config.pbtxt"
-        changes += _differing(path, perception_config(models, looking), ", ".join(looking))
-    if glancing and "decode" in models:
-        path = repository / "glance" / "config.pbtxt"
-        changes += _differing(path, decoded_config("glance", models, glancing), ", ".join(glancing))
-    if looking and glancing and "decode" in models:
-        path = repository / "everything" / "config.pbtxt"
-        changes += _differing(path, decoded_config("everything", models, found), ", ".join(found))
+    for name, members_of in parts.items():
+        if not members_of or (name != "perception" and "decode" not in models):
+            continue
+        path = repository / name / "config.pbtxt"
+        if profile is not None:
+            path = repository / name / "configs" / f"{profile.config_name}.pbtxt"
+            if not united and not path.exists():
+                continue
+        text = ensemble_config(name, models, members_of, united=united)
+        changes += _differing(path, text, ", ".join(members_of) if profile is None else f"profile {profile.name}")
     return changes
 
 
-def perception_config(models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
-    """An ensemble of `parts` (all detectors and distance models) on one canvas, in parallel."""
-    lines = [
-        f"{GENERATED} It asks every box detector and distance model that has weights, in parallel.",
-        *_head("perception", [models[name] for name in parts], CANVAS),
-        *_outputs(_prefixed(parts)),
-        *_steps([_canvas_step(name, kind) for name, kind in parts.items()]),
-    ]
-    return "\n".join(lines) + "\n"
+def ensemble_config(name: str, models: Mapping[str, Model], parts: Mapping[str, Kind], *, united: bool = False) -> str:
+    """The ensemble `name`, which asks `parts` in parallel; with `united` one call to `networks` in place of all it has.
 
-
-def decoded_config(name: str, models: Mapping[str, Model], parts: Mapping[str, Kind]) -> str:
-    """An ensemble `name` that decodes, then asks `parts` in parallel; canvas and geometry are handed on.
-
-    `glance` is that with every scene model, `everything` with all members, for requests that want all of them anyway.
+    `perception` takes a canvas, and asks all detectors and distance models. The others decode, and hand canvas and
+    geometry on: `glance` asks every scene model, `everything` all members, for requests that want all of them anyway.
     """
-    shared = {**CANVAS, **GEOMETRY}
+    decodes = name != "perception"
+    made = {**CANVAS, **GEOMETRY} if decodes else {}
+    inside = {part: kind for part, kind in parts.items() if united and _unites(models[part])}
+    step_outputs = {output: output for output in (*made, *_prefixed(inside))}
+    if inside:
+        source = "image" if decodes else "canvas"
+        steps = [_step(TOGETHER, {source: source}, step_outputs)]
+    else:
+        steps = [_step("decode", {"image": "image"}, step_outputs)] if decodes else []
+    steps += [_canvas_step(part, kind) for part, kind in parts.items() if part not in inside]
+    asked = [TOGETHER] * bool(inside) + ["decode"] * (decodes and not inside) + [p for p in parts if p not in inside]
+    hands = ", and hands the canvas on" if decodes else ""
     lines = [
-        f"{GENERATED} It decodes, asks every {WHOM[name]} that has weights, in parallel, and hands the canvas on.",
-        "# Ask for all outputs, or for two at least: asked for one alone, Triton leaves out the step that makes the",
-        "# canvas and refuses the request at once (server issue 7482).",
-        *_head(name, [models[part] for part in ("decode", *parts)], IMAGE),
-        *_outputs({**shared, **_prefixed(parts)}),
-        *_steps(
-            [
-                _step("decode", {"image": "image"}, {tensor: tensor for tensor in shared}),
-                *(_canvas_step(part, kind) for part, kind in parts.items()),
-            ]
-        ),
+        f"{GENERATED} It {'decodes, ' * decodes}asks every {WHOM[name]} that has weights, in parallel{hands}.",
+        *(DECODES_NOTE if decodes else ()),
+        *_head(name, [models[part] for part in asked], IMAGE if decodes else CANVAS),
+        *_outputs({**made, **_prefixed(parts)}),
+        *_steps(steps),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _unites(model: Model) -> bool:
+    """Whether `networks` can run it: it knows ONNX files in ONNX Runtime's own way of running them on a CPU."""
+    special = any(key.startswith("session.") for key in model.config.parameters)
+    named = model.config.default_model_filename not in ("", "model.onnx")
+    return (
+        model.backend == "onnxruntime"
+        and not special
+        and not named
+        and not model.config.optimization.HasField("execution_accelerators")
+    )
+
+
+def _networks(models: Mapping[str, Model], found: Mapping[str, Kind]) -> list[Change]:
+    """`config.pbtxt` of `networks`: the outputs of all networks that it runs, and the decoder's limits."""
+    inside = {name: kind for name, kind in found.items() if _unites(models[name])}
+    if not inside or "decode" not in models:
+        return []
+    of_decode = models["decode"].config.parameters
+    limits = {key: of_decode[key].string_value for key in ("max_mebibytes", "max_megapixels") if key in of_decode}
+    parameters = {"models": ",".join(inside), **limits, "threads": "0"}
+    optional = [_tensor(name, shape, " optional: true") for name, shape in {**IMAGE, **CANVAS}.items()]
+    lines = [
+        f"{GENERATED} It decodes and runs every network that has weights, in one process, for an image or a canvas.",
+        f'name: "{TOGETHER}"',
+        'backend: "python"',
+        f"max_batch_size: {_batch([models[name] for name in ('decode', *inside)])}",
+        "input [",
+        *_comma(optional),
+        "]",
+        *_outputs({**CANVAS, **GEOMETRY, **_prefixed(inside)}),
+        "instance_group [{ count: 1 kind: KIND_CPU }]",
+        "# threads: 0 is as many as there are cores. The limits are those of decode.",
+        *(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    return _differing(models[TOGETHER].folder / "config.pbtxt", text, ", ".join(inside))
 
 
 def _prefixed(parts: Mapping[str, Kind]) -> dict[str, Shape]:
@@ -190,17 +263,22 @@ def _canvas_step(name: str, kind: Kind) -> str:
 
 
 def _head(name: str, parts: list[Model], inputs: Mapping[str, Shape]) -> list[str]:
-    batch = min(part.config.max_batch_size for part in parts)  # no larger batch could go through every step
     shown = [_tensor(tensor, shape) for tensor, shape in inputs.items()]
-    return [f'name: "{name}"', 'platform: "ensemble"', f"max_batch_size: {batch}", "input [", *_comma(shown), "]"]
+    head = [f'name: "{name}"', 'platform: "ensemble"', f"max_batch_size: {_batch(parts)}"]
+    return [*head, "input [", *_comma(shown), "]"]
+
+
+def _batch(parts: list[Model]) -> int:
+    """The largest batch that could go through every step."""
+    return min(part.config.max_batch_size for part in parts)
 
 
 def _outputs(outputs: Mapping[str, Shape]) -> list[str]:
     return ["output [", *_comma([_tensor(name, shape) for name, shape in outputs.items()]), "]"]
 
 
-def _tensor(name: str, shape: Shape) -> str:
-    return f'  {{ name: "{name}" data_type: {shape[0]} dims: {shape[1]} }}'
+def _tensor(name: str, shape: Shape, more: str = "") -> str:
+    return f'  {{ name: "{name}" data_type: {shape[0]} dims: {shape[1]}{more} }}'
 
 
 def _steps(steps: list[str]) -> list[str]:

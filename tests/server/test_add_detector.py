@@ -172,8 +172,12 @@ def wired(copy: Path) -> Path:
 
     after = contents(copy)
     changed = {name for name in before if after[name] != before[name]}
-    ensembles = {f"{name}/config.pbtxt" for name in ("perception", "glance", "everything")}
-    assert changed == {*ensembles, "roadwork/policy.yaml"}
+    wired = {
+        f"{name}/{file}"
+        for name in ("perception", "glance", "everything", "networks")
+        for file in ("config.pbtxt", "configs/cpu.pbtxt")
+    }
+    assert changed == {*wired, "roadwork/policy.yaml"}
     configs = {f"configs/{load_profile(profile).config_name}.pbtxt" for profile in known_profiles()}
     assert set(after) - set(before) == {
         f"{name}/{file}" for name in (DETECTOR, SCENE_MODEL) for file in ("config.pbtxt", "1/model.onnx", *configs)

@@ -24,6 +24,7 @@ from roadwork_client import RoadworkClient, Verdict
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.serve import prepare
 from roadwork_deploy.server import EmbeddedServer
+from roadwork_deploy.wire import TOGETHER
 
 DEPTH = "brightness_depth"
 DETECTOR = "centernet_nano"
@@ -146,10 +147,12 @@ def test_boxes_have_the_nearness_of_their_place(ask: Callable[..., Verdict]) -> 
 def test_it_can_be_taken_away_and_brought_back_while_serving(
     served: EmbeddedServer, ask: Callable[..., Verdict], wait_until: Callable
 ) -> None:
+    """`networks` has it too, and goes with it: its ensembles then have nobody to ask, and each network is asked alone."""
     before = ask()
     with grpc.InferenceServerClient(served.grpc_url) as triton:
         try:
-            triton.unload_model(DEPTH)
+            for name in (TOGETHER, DEPTH):
+                triton.unload_model(name)
             wait_until(lambda: not triton.is_model_ready(DEPTH), 20, "the distance model is unloaded")
             for _ in range(8):
                 verdict = ask()
@@ -161,6 +164,7 @@ def test_it_can_be_taken_away_and_brought_back_while_serving(
                 assert verdict.probability == pytest.approx(before.probability, abs=1e-5)
                 assert [stage.outcome for stage in verdict.stages] == ["answered"] * 3
         finally:
-            triton.load_model(DEPTH, client_timeout=60)
+            for name in (DEPTH, TOGETHER):
+                triton.load_model(name, client_timeout=60)
     wait_until(lambda: not ask().missing, 30, "the distance model is asked again")
     assert None not in nearness(ask()).values()

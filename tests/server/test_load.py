@@ -67,9 +67,9 @@ def test_a_sweep_of_the_cascade_is_kept_and_gone_on_with(
         assert sum(point["statuses"].values()) == point["requests"] > 0
         ms = point["milliseconds"]
         assert 0 < ms["p50"] <= ms["p90"] <= ms["p95"] <= ms["p99"]
-        assert {"roadwork", "glance", "decode", "scene"} <= point["models"].keys()  # through BLS and an ensemble
-        assert point["models"]["scene"]["compute_infer_ms"] > 0
-    assert "scene" in told.out
+        assert {"roadwork", "glance", "networks"} <= point["models"].keys()  # through BLS and an ensemble
+        assert point["models"]["networks"]["compute_infer_ms"] > 0
+    assert "networks" in told.out
 
 
 @pytest.mark.parametrize(

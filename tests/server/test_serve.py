@@ -17,7 +17,6 @@ import pytest
 import tritonclient.grpc as grpc
 from roadwork_deploy.probe import probe, sample_image
 from roadwork_deploy.server import EmbeddedServer
-from tritonclient.utils import InferenceServerException
 
 SERVE = [sys.executable, "-m", "roadwork_deploy.cli", "serve"]
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
@@ -128,14 +127,11 @@ def glance(server: EmbeddedServer, outputs: tuple[str, ...]) -> dict[str, np.nda
 
 @pytest.mark.parametrize("outputs", [s for k in (1, 2, 3) for s in itertools.combinations(GLANCE, k)])
 def test_no_choice_of_outputs_hangs_the_glance(server: EmbeddedServer, outputs: tuple[str, ...]) -> None:
-    """An output of an ensemble that also feeds a step confuses Triton: alone it is refused, but at once."""
+    """Not even of one output, which Triton refuses where that output also feeds a step, as in other profiles than this."""
     began = time.monotonic()
-    if len(outputs) == 1:
-        with pytest.raises(InferenceServerException, match="unexpected deadlock"):
-            glance(server, outputs)
-    else:
-        answer = glance(server, outputs)
-        assert all(array.shape[0] == 1 for array in answer.values())
+    answer = glance(server, outputs)
+    assert answer.keys() == set(outputs)
+    assert all(array.shape[0] == 1 for array in answer.values())
     assert time.monotonic() - began < 5
     assert glance(server, GLANCE)["canvas"].shape == (1, 640, 640, 3)
 

@@ -19,6 +19,8 @@ output [
   { name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] },
   { name: "geometry" data_type: TYPE_FP32 dims: [5] }
 ]
+parameters { key: "max_mebibytes" value { string_value: "7" } }
+parameters { key: "max_megapixels" value { string_value: "9" } }
 """
 DETECTOR = """
 backend: "onnxruntime" max_batch_size: 8
@@ -29,6 +31,10 @@ output [
   { name: "classes" data_type: TYPE_INT32 dims: [100] }
 ]
 dynamic_batching { }
+"""
+NETWORKS = """
+backend: "python" max_batch_size: 1
+input [{ name: "image" data_type: TYPE_STRING dims: [1] }]
 """
 SCENE = """
 platform: "onnxruntime_onnx" max_batch_size: 4
@@ -51,12 +57,13 @@ def add(repository: Path, name: str, config: str, filename: str = "model.onnx") 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """decode, two detectors, a scene model, sign_text, roadwork and its streaming twin."""
+    """decode, two detectors, a scene model, all three in one process, sign_text, roadwork and its streaming twin."""
     path = tmp_path / "models"
     add(path, "decode", DECODE, "model.py")
     add(path, "first", DETECTOR)
     add(path, "second", DETECTOR)
     add(path, "sight", SCENE)
+    add(path, "networks", NETWORKS, "model.py")
     add(path, "sign_text", OTHER, "model.py")
     add(path, "roadwork", OTHER, "model.py")
     add(path, "roadwork_stream", OTHER, "model.py")

@@ -16,7 +16,7 @@ import yaml
 from roadwork_client.cli import main as roadwork
 from roadwork_deploy.embedded import assemble
 from roadwork_deploy.profile import load_profile
-from roadwork_deploy.repository import read_config, read_models, without_weights
+from roadwork_deploy.repository import read_models, without_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "deploy" / "container"
@@ -123,23 +123,19 @@ def test_the_models_are_those_of_the_profile(flags: list[tuple[str, str]]) -> No
     profile = load_profile("cpu")
     assert ("model-control-mode", "explicit") in flags
     assert ("model-config-name", profile.config_name) in flags
-    assert [value for name, value in flags if name == "load-model"] == list(profile.models)
+    plan = profile.plan(read_models(ROOT / "model_repository"))
+    assert [value for name, value in flags if name == "load-model"] == list(plan)
     settings = [value for name, value in flags if name == "backend-config"]
     assert f"python,shm-default-byte-size={profile.budget.instance_bytes}" in settings
     assert f"python,shm-growth-byte-size={profile.budget.growth_bytes}" in settings
 
 
-def test_members_come_with_the_ensembles() -> None:
-    asked = {
-        step.model_name
-        for ensemble in ("glance", "perception")
-        for step in read_config(ROOT / "model_repository" / ensemble / "config.pbtxt").ensemble_scheduling.step
-    }
+def test_the_members_are_all_that_are_in_the_repository() -> None:
     folders = read_models(ROOT / "model_repository")
     # Tiers join by themselves, those that a user chose: their engine is not in this image. Nobody has brought the
     # weights of most other folders.
     have = {name for name, model in folders.items() if model.backend != "vllm"} - set(without_weights(folders))
-    assert asked | set(load_profile("cpu").models) == have
+    assert set(load_profile("cpu").plan(folders)) == have
 
 
 def test_shared_memory_holds_every_instance(server: dict[str, Any]) -> None:

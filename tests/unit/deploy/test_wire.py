@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ backend: "onnxruntime" max_batch_size: 4
 input [{ name: "canvas" data_type: TYPE_UINT8 dims: [640, 640, 3] }]
 output [{ name: "nearness" data_type: TYPE_FP32 dims: [80, 80] }]
 """
+# What a new folder beside the detectors changes.
+OF_PERCEPTION = {
+    f"{model}/{config}"
+    for model in ("perception", "everything", "networks")
+    for config in ("config.pbtxt", "configs/cpu.pbtxt")
+}
 
 
 def config_names() -> set[str]:
@@ -87,7 +94,78 @@ def test_the_profile_sets_instances_threads_and_device(repository: Path) -> None
     assert [(group.count, group.Kind.Name(group.kind)) for group in config.instance_group] == [(1, "KIND_CPU")]
     cascade = read_config(repository / "roadwork" / "configs" / "cpu.pbtxt")
     assert cascade.instance_group[0].count == load_profile("cpu").models["roadwork"].instances == 3
-    assert not (repository / "perception" / "configs").exists()
+
+
+def steps(path: Path) -> list[str]:
+    return [step.model_name for step in read_config(path).ensemble_scheduling.step]
+
+
+def test_where_networks_are_served_the_ensembles_ask_them_in_one_call(repository: Path) -> None:
+    wire(repository)
+    assert pending(repository) == []
+    assert [path.name for path in (repository / "perception" / "configs").iterdir()] == ["cpu.pbtxt"]
+    for ensemble, source, outputs in (
+        ("perception", "canvas", ["first_boxes", "first_scores", "first_classes", "second_boxes"]),
+        ("glance", "image", ["canvas", "geometry", "sight_presence"]),
+        ("everything", "image", ["canvas", "geometry", "first_boxes"]),
+    ):
+        config = read_config(repository / ensemble / "configs" / "cpu.pbtxt")
+        plain = read_config(repository / ensemble / "config.pbtxt")
+        assert (config.input, config.output) == (plain.input, plain.output)  # the callers need not know
+        assert config.max_batch_size <= plain.max_batch_size
+        (step,) = config.ensemble_scheduling.step
+        assert (step.model_name, dict(step.input_map)) == ("networks", {source: source})
+        assert set(outputs) <= set(step.output_map)
+        assert all(key == value for key, value in step.output_map.items())
+        assert set(step.output_map) == {output.name for output in config.output}
+
+
+def test_networks_have_the_outputs_of_all_and_the_limits_of_the_decoder(repository: Path) -> None:
+    wire(repository)
+    config = read_config(repository / "networks" / "config.pbtxt")
+    assert {(tensor.name, tensor.optional) for tensor in config.input} == {("image", True), ("canvas", True)}
+    everything = read_config(repository / "everything" / "config.pbtxt")
+    assert list(config.output) == list(everything.output)
+    assert config.max_batch_size == 4
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert parameters == {"models": "first,second,sight", "threads": "0", "max_mebibytes": "7", "max_megapixels": "9"}
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        'parameters { key: "session.intra_op.allow_spinning" value { string_value: "1" } }',
+        'optimization { execution_accelerators { cpu_execution_accelerator [{ name: "openvino" }] } }',
+        'default_model_filename: "other.onnx"',
+    ],
+)
+def test_a_network_with_settings_of_its_own_keeps_its_process(repository: Path, special: str) -> None:
+    path = repository / "second" / "config.pbtxt"
+    path.write_text(path.read_text() + special)
+    (repository / "second" / "1" / "other.onnx").touch()
+    wire(repository)
+    assert read_config(repository / "networks" / "config.pbtxt").parameters["models"].string_value == "first,sight"
+    path = repository / "everything" / "configs" / "cpu.pbtxt"
+    assert steps(path) == ["networks", "second"]
+    assert dict(read_config(path).ensemble_scheduling.step[1].input_map) == {"canvas": "canvas"}
+
+
+def test_a_glance_without_onnx_networks_decodes_by_itself(repository: Path) -> None:
+    edit(repository / "sight" / "config.pbtxt", 'platform: "onnxruntime_onnx"', 'backend: "python"')
+    (repository / "sight" / "1" / "model.py").touch()
+    wire(repository)
+    assert steps(repository / "glance" / "configs" / "cpu.pbtxt") == ["decode", "sight"]
+    assert steps(repository / "perception" / "configs" / "cpu.pbtxt") == ["networks"]
+
+
+def test_a_profile_that_no_longer_serves_networks_asks_each_of_them(repository: Path) -> None:
+    wire(repository)
+    profile = load_profile("cpu")
+    without = replace(profile, models={name: share for name, share in profile.models.items() if name != "networks"})
+    for change in pending(repository, [without]):
+        change.write()
+    assert steps(repository / "perception" / "configs" / "cpu.pbtxt") == ["first", "second"]
+    assert steps(repository / "everything" / "configs" / "cpu.pbtxt") == ["decode", "first", "second", "sight"]
 
 
 def test_on_a_gpu_host_networks_alone_go_to_the_gpu(repository: Path) -> None:
@@ -151,7 +229,7 @@ def test_a_new_folder_is_wired_everywhere(repository: Path) -> None:
     shutil.rmtree(repository / "third" / "configs")
     changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
     configs = {f"third/configs/{name}.pbtxt" for name in config_names()}
-    assert changed == {"perception/config.pbtxt", "everything/config.pbtxt", "roadwork/policy.yaml", *configs}
+    assert changed == {*OF_PERCEPTION, "roadwork/policy.yaml", *configs}
     after = load_policy(repository / "roadwork" / "policy.yaml")
     added = {member.name: (stage.model, member) for stage, member in after.members()}["third"]
     assert added[0] == "perception"
@@ -168,7 +246,7 @@ def test_a_distance_model_joins_perception_and_gets_no_vote(repository: Path) ->
     assert members(read_models(repository))["depth"] == "distance"
     changed = {str(change.path.relative_to(repository)) for change in wire(repository)}
     configs = {f"depth/configs/{name}.pbtxt" for name in config_names()}
-    assert changed == {"perception/config.pbtxt", "everything/config.pbtxt", "roadwork/policy.yaml", *configs}
+    assert changed == {*OF_PERCEPTION, "roadwork/policy.yaml", *configs}
     assert pending(repository) == []
 
     config = read_config(repository / "perception" / "config.pbtxt")
@@ -243,7 +321,7 @@ def test_serve_loads_what_the_profile_and_the_folders_name(repository: Path) -> 
     server = prepare(repository).server
     assert set(server.models) == {*load_profile("cpu").models, "first", "second", "sight"}
     assert server.config_name == "cpu"
-    assert server.budget.instances == 9
+    assert server.budget.instances == 10
 
 
 def test_completeness_looks_through_ensembles(repository: Path) -> None:
