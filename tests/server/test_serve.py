@@ -127,7 +127,7 @@ def glance(server: EmbeddedServer, outputs: tuple[str, ...]) -> dict[str, np.nda
 
 @pytest.mark.parametrize("outputs", [s for k in (1, 2, 3) for s in itertools.combinations(GLANCE, k)])
 def test_no_choice_of_outputs_hangs_the_glance(server: EmbeddedServer, outputs: tuple[str, ...]) -> None:
-    """Not even of one output, which Triton refuses where that output also feeds a step, as in other profiles than this."""
+    """Not even of one output, which Triton refuses where that output also feeds a step, as in other profiles."""
     began = time.monotonic()
     answer = glance(server, outputs)
     assert answer.keys() == set(outputs)
