@@ -147,7 +147,7 @@ def test_boxes_have_the_nearness_of_their_place(ask: Callable[..., Verdict]) -> 
 def test_it_can_be_taken_away_and_brought_back_while_serving(
     served: EmbeddedServer, ask: Callable[..., Verdict], wait_until: Callable
 ) -> None:
-    """`networks` has it too and goes with it: its ensembles have nobody to ask then, and each network is asked alone."""
+    """`networks` has it too and goes with it: its ensembles then have nobody to ask, and networks are asked alone."""
     before = ask()
     with grpc.InferenceServerClient(served.grpc_url) as triton:
         try:
