@@ -42,9 +42,9 @@ SERVER_CONTEXT = 582 << 20
 HEADROOM_SHARE = 0.03
 HEADROOM_LEAST = 1 * GB
 # The same of Grounding DINO (Swin, and 13,000 tokens of four scales in its encoder at 800 pixels), bytes a pixel.
-# Grounding DINO tiny in float16 with sessions for one and two images held 1 and 2 GiB of arenas on an H200: at most
-# 2,060 by the second, 1,100 by the first. An earlier session that met one to four images in turn held 5 GiB.
-GROUNDING_BYTES = 2050.0
+# Grounding DINO tiny and base in float16 with sessions for one and two images held 1 and 2 GiB of arenas on an H200: at
+# most 1,600 by base's second, 1,100 by tiny's first. An earlier session that met one to four images in turn held 5 GiB.
+GROUNDING_BYTES = 1500.0
 # What suppression inside the graph adds to an image, where real boxes reach it. First estimate: on an H200 yolo11x,
 # which has it, grew by a region under load, and yolo26x, which does without, did not.
 SUPPRESSION = 12_000_000
