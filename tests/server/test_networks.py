@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,9 +112,11 @@ def test_one_that_fails_is_named_and_fails_nobody_else(small: EmbeddedServer, in
     both = ["calm_presence", "nervous_presence"]
 
     def ask(value: int) -> str:
+        began = time.monotonic()
         try:
             return f"{infer(small, 'networks', outputs=both, canvas=canvas(value))['nervous_presence'][0, 0]:.0f}"
         except InferenceServerException as error:
+            assert time.monotonic() - began >= 0.1  # told at once, it could end the server
             return str(error.message())
 
     with ThreadPoolExecutor(8) as pool:

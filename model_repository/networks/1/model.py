@@ -26,6 +26,9 @@ from crew import Crew
 
 TIMED_RUNS = 3  # of each network at load
 CLOSE_SECONDS = 5.0
+# A network's failure is told no sooner than this after its request came, for the reason that the onnxruntime backend's
+# constant of this name has: an ensemble may have steps beside this one.
+FAILURE_SECONDS = 0.1
 # Requests that are here beside those that are computed: the next one's canvas is ready when a thread is.
 AHEAD = 1
 
@@ -41,6 +44,7 @@ class Asked:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     left: int = 0
     error: Any = None
+    came: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -140,7 +144,11 @@ class TritonPythonModel:
             asked.error = asked.error or error
             asked.left -= 1
             last = asked.left == 0
-        if last:
+        if last and asked.error is not None:
+            # The thread has other requests' work to do meanwhile.
+            rest = max(0.0, asked.came + FAILURE_SECONDS - time.monotonic())
+            threading.Timer(rest, self._answer, [asked]).start()
+        elif last:
             self._answer(asked)
 
     def _answer(self, asked: Asked) -> None:
