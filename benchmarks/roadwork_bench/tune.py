@@ -30,7 +30,7 @@ RATES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a detector, scene model, decode, sign_text or roadwork")
-    parser.add_argument("--p99-ms", type=float, required=True, help="latency that 99% of the requests must keep")
+    parser.add_argument("--p99-ms", type=float, required=True, help="latency that 99%% of the requests must keep")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of images; by default 24 rendered scenes")
     parser.add_argument("--seconds", type=float, default=8.0, help="that each load of each candidate is measured")
     parser.add_argument("--options", default="{}", metavar="JSON", help="of each request, where the model takes any")
