@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from roadwork_bench.cli import COMMANDS
@@ -24,7 +24,7 @@ def test_bench(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("make", [client_parser, deploy_parser, export_parser], ids=["client", "deploy", "export"])
-def test_all_of_its_commands(make) -> None:
+def test_all_of_its_commands(make: Callable[[], argparse.ArgumentParser]) -> None:
     found = list(with_commands(make()))
     assert len(found) > 2
     for parser in found:
