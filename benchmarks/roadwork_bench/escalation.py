@@ -118,7 +118,9 @@ def mixture(images: Sequence[bytes], share: float) -> list[list[Any]]:
 def measure(
     cascade: ServedCascade, requests: Sequence[list[Any]], share: float, in_flight: int, seconds: float
 ) -> dict[str, Any]:
-    """Verdicts a second, latency in milliseconds, verdicts by status, and how many asked a tier and had its answer."""
+    """Verdicts a second, latency in milliseconds, verdicts by status and what they lacked, and the share with a tier's
+    answer.
+    """
     block, texts = cascade.ask(requests, seconds, in_flight)
     verdicts = [json.loads(text) for text in texts]
     latencies = np.array(block.latencies) * 1000
@@ -130,6 +132,7 @@ def measure(
         "verdicts_per_second": round(block.throughput, 2),
         **{f"ms_p{q}": round(float(np.quantile(latencies, q / 100)), 2) for q in (50, 95, 99)},
         "statuses": dict(Counter(verdict["status"] for verdict in verdicts)),
+        "missing": lacking(verdicts),
         "escalated": round(
             sum(any(t["outcome"] == "answered" for t in v["tiers"]) for v in verdicts) / max(1, len(verdicts)), 4
         ),
@@ -137,11 +140,22 @@ def measure(
     }
 
 
+def lacking(verdicts: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Members by why their answers were missing: in how many verdicts, and the first of them in its own words."""
+    found: dict[str, dict[str, Any]] = {}
+    for gap in (gap for verdict in verdicts for gap in verdict["missing"]):
+        counted = found.setdefault(f"{gap['member']}: {gap['reason']}", {"verdicts": 0, "such_as": gap["detail"]})
+        counted["verdicts"] += 1
+    return found
+
+
 def line(point: dict[str, Any]) -> str:
     """A point for people."""
+    without = "".join(f"; without {who} ({gap['verdicts']})" for who, gap in point["missing"].items())
     return (
         f"{point['share']:.0%} asked to escalate ({point['escalated']:.1%} did), {point['in_flight']} in flight: "
         f"{point['verdicts_per_second']} verdicts/s, {point['ms_p50']} ms (p95 {point['ms_p95']}), {point['statuses']}"
+        f"{without}"
     )
 
 

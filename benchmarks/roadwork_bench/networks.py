@@ -127,10 +127,11 @@ def in_one_server(
         server = prepare(repository, as_perception(every) if arguments.together else every).server
         with server:
             report["start_seconds"] = round(time.monotonic() - before, 1)
-            for name, bare in opened.items():
+            for name in list(opened):
+                bare = opened.pop(name)  # what it holds of the GPU's memory goes with it
                 try:
                     report["networks"][name] = measure(server.grpc_url, bare, batches, canvases, arguments, report)
-                except BenchError as error:
+                except Exception as error:  # whatever its runtime raises: one of many does not end the others' run
                     report["failed"][name] = first_line(error)
                     saying(f"{name}: {report['failed'][name]}")
                 save()

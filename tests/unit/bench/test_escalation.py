@@ -6,12 +6,13 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from roadwork_bench import networks
 from roadwork_bench.errors import BenchError
-from roadwork_bench.escalation import mixture, parse
+from roadwork_bench.escalation import lacking, mixture, parse
 from roadwork_deploy.profile import load_profile
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
@@ -57,3 +58,18 @@ def test_a_network_that_does_not_open_leaves_the_others(tmp_path: Path) -> None:
     opened = networks.open_all(tmp_path, profile, [1, 2], canvases, failed)
     assert list(opened) == ["scene"]
     assert list(failed) == ["broken"]
+
+
+def test_what_verdicts_lacked_is_counted_by_member_and_reason() -> None:
+    def gap(member: str, reason: str, detail: str) -> dict[str, str]:
+        return {"member": member, "stage": "perception", "reason": reason, "detail": detail}
+
+    verdicts: list[dict[str, Any]] = [
+        {"missing": [gap("dfine_x", "timed_out", "60 ms"), gap("scene", "error", "not finite")]},
+        {"missing": [gap("dfine_x", "timed_out", "61 ms")]},
+        {"missing": []},
+    ]
+    assert lacking(verdicts) == {
+        "dfine_x: timed_out": {"verdicts": 2, "such_as": "60 ms"},
+        "scene: error": {"verdicts": 1, "such_as": "not finite"},
+    }

@@ -32,11 +32,18 @@ def points_table(points: Sequence[Mapping[str, Any]]) -> Table:
             number(point["ms_p50"]),
             number(point["ms_p95"]),
             number(point["ms_p99"]),
-            ", ".join(f"{count} {status}" for status, count in point["statuses"].items()),
+            _verdicts(point),
         ]
         for point in points
     ]
     return Table(["escalation", "had a tier's answer", "verdicts/s", "ms, p50", "p95", "p99", "verdicts"], rows)
+
+
+def _verdicts(point: Mapping[str, Any]) -> str:
+    """By status, and whose answers they lacked; results from before that was counted do not say."""
+    found = ", ".join(f"{count} {status}" for status, count in point["statuses"].items())
+    without = ", ".join(point.get("missing", {}))
+    return f"{found} (without {without})" if without else found
 
 
 def _plot(result: Result) -> Plot:
