@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from importlib.resources import files
 
+import yaml
 from roadwork_export.catalogue import Entry
 
 from roadwork_deploy.errors import PlanError
@@ -25,6 +27,7 @@ PATCHES = {
 }
 """Family -> pixels of a patch's side, of those that are transformers from the first layer on; the smallest where sizes
 differ."""
+SAM3_MIXING_HEADS = 8
 SUPPRESSING = ("yolo11", "yolo12")
 """Beginnings of names whose graphs end in suppression."""
 BATCHES = (8, 4, 2, 1)
@@ -40,7 +43,8 @@ def activations(entry: Entry, precision: str) -> int:
     parameters; the first stages, at a half and a quarter of the side, are the peak. Transformers: T = (side / patch)²
     tokens of `width` with twelve vectors at once (query, key, value, result, sum, normalised, and the network's 4 ·
     width before and after), and attention, which ONNX Runtime computes in full: heads · T² scores before and after the
-    softmax. Both in float32 (4 bytes), half of it in fp16."""
+    softmax. SAM 3 then lets every prompt's copy of the image attend to itself, all in one batch (8 heads, a layer of
+    its `detr_encoder_config` in transformers). All in float32 (4 bytes), half of it in fp16."""
     if entry.input is None or entry.parameters is None:
         raise PlanError(f"{entry.name}: its size is not known, so neither is its memory")
     bytes_each = 2 if precision in ("fp16", "int8") else 4
@@ -51,7 +55,18 @@ def activations(entry: Entry, precision: str) -> int:
         return int(entry.input**2 * measured.CONV_BYTES * math.sqrt(entry.parameters / 1e6) * bytes_each / 4)
     tokens = (entry.input / patch) ** 2
     width, heads = _transformer(entry.parameters)
-    return int((tokens * width * 12 + 2 * heads * tokens**2) * bytes_each)
+    live = tokens * width * 12 + 2 * heads * tokens**2
+    if entry.family == "sam3":
+        live = max(live, _prompts(entry) * 2 * SAM3_MIXING_HEADS * tokens**2)
+    return int(live * bytes_each)
+
+
+def _prompts(entry: Entry) -> int:
+    """How many prompts are baked in: those given, else those of the table that the export takes."""
+    given = entry.arguments.get("prompts")
+    if given is None:  # roadwork_export.prompts reads it too, but brings torch, for which planning has no time
+        given = yaml.safe_load((files("roadwork_export") / "tables" / "prompts.yaml").read_text(encoding="utf-8"))
+    return len(given)
 
 
 def _transformer(parameters: float) -> tuple[int, int]:

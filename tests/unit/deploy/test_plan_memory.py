@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from roadwork_deploy.planner import memory
+from roadwork_deploy.planner import detector, memory
 from roadwork_deploy.planner.hardware import GIB
 from roadwork_deploy.planner.memory import Shape
 from roadwork_export.catalogue import load_catalogue
@@ -111,3 +113,17 @@ def test_more_of_anything_takes_more_and_more_gpus_take_less(name: str) -> None:
     assert "NCCL" in shared
     assert "NCCL" not in base
     assert "CUDA graphs" not in memory.parts(found, "bf16", shape(eager=True), online=False)
+
+
+def test_sam3_takes_what_its_family_says_for_every_prompt() -> None:
+    """0.86 GB each in float32 before the softmax (`roadwork_export/families/sam3.py`), and as much after it."""
+    entry = load_catalogue().get("sam3")
+
+    def taken(prompts: int, precision: str) -> float:
+        asked = dataclasses.replace(entry, arguments={"prompts": {f"prompt {i}": "cone" for i in range(prompts)}})
+        return detector.activations(asked, precision) / 1e9
+
+    assert taken(20, "fp32") - taken(10, "fp32") == pytest.approx(10 * 2 * 0.86, rel=0.01)
+    assert taken(20, "fp16") == pytest.approx(taken(20, "fp32") / 2)
+    assert taken(1, "fp32") == taken(2, "fp32") > 0  # then the image's own encoder takes more
+    assert detector.activations(entry, "fp32") / 1e9 > taken(2, "fp32")  # of the table: more than two prompts
