@@ -123,7 +123,7 @@ def make(order: Order, tell: Callable[[str], None] = print) -> Agreement:
                 before = before.judge(entry.limits_at("fp32"))
                 over = [f"fp32 {text}" for text in before.over]
                 tell(f"{entry.name} fp32 against its source: {before}")
-                convert(whole, model, order.precision, order.images, family.keep)
+                convert(whole, model, order, canvases, family.keep, tell)
             told = config_facts(entry, str(weights))
             (new / "config.pbtxt").write_text(config(target.name, family.kind, told), encoding="utf-8")
     size = sum(p.stat().st_size for p in (target / "1").iterdir())
@@ -219,14 +219,19 @@ def permit(entry: Entry, accepted: str | None) -> None:
     )
 
 
-def convert(source: Path, target: Path, precision: Precision, images: Path | None, keep: tuple[str, ...] = ()) -> None:
-    from .graph import precision as precisions
+def convert(
+    source: Path, target: Path, order: Order, canvases: Sequence[np.ndarray], keep: tuple[str, ...],
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    from .graph import precision
 
-    if precision == "fp16":
-        precisions.to_half(source, target, keep)
+    if order.precision == "fp16":
+        more = precision.to_half(source, target, canvases, keep)
+        if more:
+            tell(f"{more} steps stay in float32: their numbers come near what float16 holds, or pass it")
     else:
-        assert images is not None
-        precisions.to_int8(source, target, photographed(images, CALIBRATED_ON), keep)
+        assert order.images is not None
+        precision.to_int8(source, target, photographed(order.images, CALIBRATED_ON), keep)
 
 
 def look_at(images: Path | None) -> Sequence[np.ndarray]:

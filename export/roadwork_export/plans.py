@@ -14,10 +14,11 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from .canvas import rendered
 from .errors import ExportError
 from .family import Kind
 from .folder import OUTPUTS, config, draft
-from .making import Precision
+from .making import CHECKED_ON, Precision
 from .tensorrt import IMAGE, Settings, Tell, at_hand, container_command, gpu_name, plan_name
 
 
@@ -106,7 +107,7 @@ def in_precision(model: Path, have: str, precision: Precision, scratch: Path) ->
     if have == "fp32" and precision == "fp16" and _joined(model):
         from .graph.precision import to_half
 
-        to_half(model, scratch)
+        to_half(model, scratch, rendered(CHECKED_ON))
         return scratch
     again = convert_command(model.parents[1], precision)
     raise ExportError(f"{model} is {have} and cannot be made {precision}; write it so first:\n  {again}")

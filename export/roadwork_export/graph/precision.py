@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from .piece import save
+from .ranges import over
 
 CORE = "core/"
 HEAVY = ("Conv", "MatMul", "Gemm")
@@ -35,19 +36,23 @@ BETWEEN = ("Add", "Sub", "Mul", "Div", "Clip", "Max")
 """They do too where they stand between two of those: a mean square, its small addend, its root."""
 
 
-def to_half(source: Path, target: Path, keep: Sequence[str] = ()) -> None:
+def to_half(source: Path, target: Path, canvases: Sequence[np.ndarray], keep: Sequence[str] = ()) -> int:
     """Write `source` with its core in float16; inputs, outputs and metadata stay as they are.
 
     In float32 stay operators in WIDE, the tail of the core (steps after its last products, where coordinates and
-    scores are made) and nodes whose name contains one of `keep`.
+    scores are made), nodes whose name contains one of `keep`, and those whose numbers come near what float16 holds on
+    one of `canvases`, uint8 [640, 640, 3]: how many steps more these are is returned.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    wide = wide_of(onnx.load(str(source), load_external_data=False).graph, keep)
+    graph = onnx.load(str(source), load_external_data=False).graph
+    wide = wide_of(graph, keep, over(source, canvases, CORE))
     # By its path: shapes of a model over 2 GB are inferred from the file alone.
     half = convert_float_to_float16(str(source), keep_io_types=True, op_block_list=[], node_block_list=sorted(wide))
     _without_detours(half)
     _finished(half, source, target)
+    more = wide - wide_of(graph, keep)
+    return sum(node.name in more and node.op_type != "Constant" for node in graph.node)
 
 
 def to_int8(source: Path, target: Path, canvases: Sequence[np.ndarray], keep: Sequence[str] = ()) -> None:
@@ -81,10 +86,10 @@ def to_int8(source: Path, target: Path, canvases: Sequence[np.ndarray], keep: Se
         _finished(onnx.load(str(draft)), source, target)
 
 
-def wide_of(graph: onnx.GraphProto, keep: Sequence[str] = ()) -> set[str]:
-    """Names of the nodes that stay in float32."""
+def wide_of(graph: onnx.GraphProto, keep: Sequence[str] = (), large: Iterable[str] = ()) -> set[str]:
+    """Names of the nodes that stay in float32; `large` among them."""
     nodes = list(graph.node)
-    found = tail_of(graph)
+    found = tail_of(graph).union(large)
     for node in nodes:
         if not node.name.startswith(CORE) or node.op_type in WIDE or any(part in node.name for part in keep):
             found.add(node.name)

@@ -12,10 +12,12 @@ import pytest
 
 pytest.importorskip("torch", reason="the export extra is not installed")
 
+import torch
 from roadwork_export import making
 from roadwork_export.canvas import rendered
 from roadwork_export.errors import ExportError
 from roadwork_export.family import SIDE, Weights
+from roadwork_export.graph import piece
 from roadwork_export.graph.piece import write_graph
 from roadwork_export.graph.precision import tail_of, to_half, to_int8
 from roadwork_export.graph.resize import Normalise
@@ -67,7 +69,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def test_half_precision_is_of_the_core_alone(whole: Path, tmp_path: Path) -> None:
-    to_half(whole, tmp_path / "half.onnx")
+    to_half(whole, tmp_path / "half.onnx", rendered(2))
     graph = onnx.shape_inference.infer_shapes(onnx.load(str(tmp_path / "half.onnx"))).graph
     halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
     halves |= {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
@@ -91,7 +93,7 @@ def test_what_stands_between_a_mean_square_and_its_root_stays_wide(tmp_path: Pat
     path = tmp_path / "model.onnx"
     pieces = Normalise(SIDE, (0.0,) * 3, (1e-3,) * 3), Norm(), Mean()  # values to 1000, squares to a million
     write_graph(pieces, ("presence",), path, 17, FACTS, tmp_path)
-    to_half(path, tmp_path / "half.onnx")
+    to_half(path, tmp_path / "half.onnx", rendered(2))
     assert np.allclose(said(path), said(tmp_path / "half.onnx"), rtol=2e-3)
     small = [
         onnx.numpy_helper.to_array(n.attribute[0].t)
@@ -101,12 +103,59 @@ def test_what_stands_between_a_mean_square_and_its_root_stays_wide(tmp_path: Pat
 
 
 def test_half_precision_rounds_neither_pixels_nor_squares(whole: Path, tmp_path: Path) -> None:
-    to_half(whole, tmp_path / "half.onnx")
+    to_half(whole, tmp_path / "half.onnx", rendered(2))
     exact, half = said(whole), said(tmp_path / "half.onnx")
     assert np.isfinite(half).all()  # squares of up to 300 times a feature are over 65504
     assert 0 < np.abs(exact - half).max() < 0.5
     # Between the sigmoid and the output nothing was half: a half of some hundreds is a multiple of 0.25.
     assert np.abs(half * 4 - np.round(half * 4)).max() > 0.01
+
+
+class Attention(nn.Module):
+    """Products of queries and keys, which pass 65504 by far where they are not scaled first, and a weight that does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, 8, 1)
+        self.second = nn.Conv2d(16, 16, 3, 4, 1)
+        self.last = nn.Linear(16, 1)
+        self.far = nn.Parameter(torch.tensor([3e5]))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        queries = self.second(self.first(pixels).relu()).flatten(2) * 1000.0
+        weighed = (queries.transpose(1, 2) @ queries * 1e-6).softmax(-1)
+        mixed = (queries @ weighed.transpose(1, 2)).amax(2) / 1000.0
+        return self.last(mixed + (mixed * 1e-3 * self.far) / 3e5).sigmoid()
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_numbers_that_half_precision_cannot_hold_stay_wide(
+    outside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime on a CPU computes in float32 and would not tell: so its answers are no proof, types are."""
+    if outside:
+        monkeypatch.setattr(piece, "LARGEST", 1000)
+    path, half = tmp_path / "model.onnx", tmp_path / "half" / "model.onnx"
+    half.parent.mkdir()
+    with seeded(1):
+        pieces = Normalise(160, (0.5,) * 3, (0.25,) * 3), Attention(), nn.Identity()
+    write_graph(pieces, ("presence",), path, 17, FACTS, tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert to_half(path, half, rendered(2)) > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (half.parent / "model.onnx.data").is_file() == outside
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(half), load_external_data=False)).graph
+    kinds = {t.name: t.data_type for t in graph.initializer} | {
+        v.name: v.type.tensor_type.elem_type for v in graph.value_info
+    }
+    products = [n for n in graph.node if n.op_type == "MatMul" and n.name.startswith("core/")]
+    assert len(products) == 2
+    assert kinds[products[0].output[0]] == onnx.TensorProto.FLOAT
+    assert kinds["core/far"] == onnx.TensorProto.FLOAT
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    assert {kinds[n.input[1]] for n in convolutions} == {onnx.TensorProto.FLOAT16}
+    assert np.allclose(said(path), said(half), atol=2e-3)
 
 
 def test_the_tail_of_a_core_begins_after_its_last_product(whole: Path) -> None:
@@ -120,7 +169,7 @@ def test_the_tail_of_a_core_begins_after_its_last_product(whole: Path) -> None:
 @pytest.mark.parametrize("how", ["fp16", "int8"])
 def test_metadata_version_and_signature_survive(how: str, whole: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.onnx"
-    to_half(whole, target) if how == "fp16" else to_int8(whole, target, rendered(2))
+    to_half(whole, target, rendered(2)) if how == "fp16" else to_int8(whole, target, rendered(2))
     assert metadata(target).items() >= FACTS.items()
     before, after = onnx.load(str(whole)), onnx.load(str(target))
     assert (after.ir_version, after.producer_name) == (before.ir_version, before.producer_name)
@@ -160,7 +209,7 @@ def test_what_a_family_keeps_stays_in_float32(whole: Path, tmp_path: Path) -> No
     assert len(quantised) == 1
     assert "first" in quantised[0]
 
-    to_half(whole, tmp_path / "half.onnx", keep=("first",))
+    to_half(whole, tmp_path / "half.onnx", rendered(2), keep=("first",))
     kinds = {t.name: t.data_type for t in onnx.load(str(tmp_path / "half.onnx")).graph.initializer}
     weights = {name.split("core/")[-1]: kind for name, kind in kinds.items() if name.endswith(".weight")}
     assert weights["first.weight"] == onnx.TensorProto.FLOAT
@@ -168,8 +217,6 @@ def test_what_a_family_keeps_stays_in_float32(whole: Path, tmp_path: Path) -> No
 
 
 def test_weights_of_a_large_model_stay_beside_it(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from roadwork_export.graph import piece
-
     monkeypatch.setattr(piece, "LARGEST", 1000)
     big = tmp_path / "big" / "model.onnx"
     big.parent.mkdir()
@@ -178,7 +225,7 @@ def test_weights_of_a_large_model_stay_beside_it(whole: Path, tmp_path: Path, mo
     for how in ("fp16", "int8"):
         target = tmp_path / how / "model.onnx"
         target.parent.mkdir()
-        to_half(big, target) if how == "fp16" else to_int8(big, target, rendered(2))
+        to_half(big, target, rendered(2)) if how == "fp16" else to_int8(big, target, rendered(2))
         assert sorted(p.name for p in target.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
         assert np.isfinite(said(target)).all()
 

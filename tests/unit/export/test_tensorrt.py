@@ -302,7 +302,7 @@ def test_half_precision_and_int8_suit_tensorrt(folder: Path, tmp_path: Path) -> 
     from roadwork_export.graph.precision import to_half, to_int8
 
     model = folder / "1" / "model.onnx"
-    to_half(model, tmp_path / "half.onnx")
+    to_half(model, tmp_path / "half.onnx", rendered(2))
     assert_tensorrt_takes(tmp_path / "half.onnx")
     to_int8(model, tmp_path / "int8.onnx", rendered(2))
     assert_tensorrt_takes(tmp_path / "int8.onnx")
