@@ -39,9 +39,13 @@ demo: $(VENV)/tiers.stamp
 	@$(BIN)/python -m roadwork_deploy.demo $(IMAGES)
 endif
 
+# Servers one by one, as they are timed and take the machine; the rest is exports and mathematics, a core to a process.
 test: $(VENV)/test.stamp $(VENV)/tiers.stamp
-	@echo "running the tests"
-	@$(BIN)/python -m pytest --durations=10
+	@echo "running the tests: those of servers one by one, then the others in two processes"
+	@status=0; \
+	$(BIN)/python -m pytest --durations=10 tests/server tests/gpu || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 --numprocesses=2 --dist=loadfile tests/unit || status=1; \
+	exit $$status
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -29,6 +30,9 @@ from roadwork_client import AsyncRoadworkClient, DeadlineExceeded, InvalidImage,
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
 from roadwork_deploy.watchdog import Watchdog
+
+sys.path.append(str(Path(__file__).parent))
+from watching import children, command_of
 
 TOGETHER = "roadwork_together"
 CROWD = "roadwork_crowd"
@@ -497,13 +501,5 @@ async def test_200_requests_good_bad_hurried_and_cancelled(served: EmbeddedServe
 
 def processes_of(server: EmbeddedServer, model: str) -> list[int]:
     """Process ids of the instances of a Python model."""
-    found = []
-    for task in Path(f"/proc/{server.pid}/task").glob("*/children"):
-        for process in task.read_text().split():
-            try:
-                command = Path(f"/proc/{process}/cmdline").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # ended meanwhile
-            if "triton_python_backend_stub" in command and f"/{model}/1/" in command:
-                found.append(int(process))
-    return found
+    commands = {pid: command_of(pid) for pid in children(server.pid)}
+    return [pid for pid, text in commands.items() if "triton_python_backend_stub" in text and f"/{model}/1/" in text]

@@ -18,6 +18,9 @@ import tritonclient.grpc as grpc
 from roadwork_deploy.probe import probe, sample_image
 from roadwork_deploy.server import EmbeddedServer
 
+sys.path.append(str(Path(__file__).parent))
+from watching import family
+
 SERVE = [sys.executable, "-m", "roadwork_deploy.cli", "serve"]
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 GLANCE = ("canvas", "geometry", "scene_presence")
@@ -40,14 +43,6 @@ def lines_until(process: subprocess.Popen, word: str) -> str:
 
 def running(processes: list[int]) -> list[int]:
     return [pid for pid in processes if Path(f"/proc/{pid}/exe").exists()]
-
-
-def family(pid: int) -> list[int]:
-    found = [pid]
-    for process in found:
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
 
 
 def test_serve_prints_one_table_answers_and_leaves_nothing() -> None:

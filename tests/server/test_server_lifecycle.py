@@ -20,6 +20,9 @@ from roadwork_deploy.probe import ProbeError, probe
 from roadwork_deploy.server import EmbeddedServer
 from roadwork_deploy.shm import Budget, sweep
 
+sys.path.append(str(Path(__file__).parent))
+from watching import command_of, family
+
 SHARED_MEMORY = Path("/dev/shm")
 X = np.zeros((1, 4), np.float32)
 
@@ -40,15 +43,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def descendants(pid: int) -> list[int]:
-    """The process and all below it."""
-    found = [pid]
-    for process in found:
-        for task in Path(f"/proc/{process}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
-
-
 def regions(prefix: str) -> list[Path]:
     return list(SHARED_MEMORY.glob(f"{prefix}*"))
 
@@ -57,7 +51,7 @@ def test_nothing_is_left_of_a_server_that_is_closed(repository: Any, infer: Call
     repository.add_adder("add", config="instance_group [{ count: 2 }]")
     with EmbeddedServer(repository.path, ["add"]) as server:
         np.testing.assert_array_equal(infer(server, "add", x=X)["y"], X + 1)
-        processes, prefix, log = descendants(server.supervisor_pid), server.shm_prefix, server.log_path
+        processes, prefix, log = family(server.supervisor_pid), server.shm_prefix, server.log_path
         assert len(processes) >= 4  # supervisor, tritonserver, two instances
         assert regions(prefix)
     assert not [pid for pid in processes if alive(pid)]
@@ -82,7 +76,7 @@ def test_a_second_server_on_the_same_ports_is_refused(repository: Any, infer: Ca
 def test_restart_on_the_same_ports_after_kill_9(repository: Any, infer: Callable, wait_until: Callable) -> None:
     repository.add_adder("add")
     server = EmbeddedServer(repository.path, ["add"]).start()
-    ports, processes, prefix = server.ports, descendants(server.supervisor_pid), server.shm_prefix
+    ports, processes, prefix = server.ports, family(server.supervisor_pid), server.shm_prefix
     server.kill()
     assert server.wait(20) == 128 + signal.SIGKILL
     wait_until(lambda: not any(map(alive, processes[1:])), 10, "stubs of a killed server end")
@@ -104,7 +98,7 @@ def start_elsewhere(repository: Any) -> tuple[subprocess.Popen, int, int, str]:
 def test_all_of_it_ends_when_the_parent_is_killed_9(repository: Any, wait_until: Callable) -> None:
     repository.add_adder("add")
     starter, supervisor, _, prefix = start_elsewhere(repository)
-    processes = descendants(supervisor)
+    processes = family(supervisor)
     assert len(processes) >= 3
     starter.kill()
     starter.wait(10)
@@ -115,7 +109,7 @@ def test_all_of_it_ends_when_the_parent_is_killed_9(repository: Any, wait_until:
 def test_shared_memory_of_a_start_that_was_killed_whole_is_no_obstacle(repository: Any, wait_until: Callable) -> None:
     repository.add_adder("add")
     starter, supervisor, triton, prefix = start_elsewhere(repository)
-    processes = descendants(supervisor)
+    processes = family(supervisor)
     os.kill(supervisor, signal.SIGSTOP)  # so that it cannot clear up before it is killed too
     for pid in (starter.pid, triton, supervisor):
         os.kill(pid, signal.SIGKILL)
@@ -149,7 +143,7 @@ def test_a_model_that_does_not_come_to_an_end_is_killed(repository: Any, infer: 
     repository.add_stand_in("hangs", max_batch_size=0)
     server = EmbeddedServer(repository.path, ["hangs"], drain=1).start()
     repository.control("hangs", DELAY=600)
-    processes = descendants(server.supervisor_pid)
+    processes = family(server.supervisor_pid)
     with grpc.InferenceServerClient(server.grpc_url) as client:
         tensor = grpc.InferInput("x", [4], "FP32")
         tensor.set_data_from_numpy(X[0])
@@ -164,7 +158,7 @@ def test_a_model_that_does_not_come_to_an_end_is_killed(repository: Any, infer: 
 def test_a_process_that_died_is_found_by_the_probe_and_not_by_health(repository: Any) -> None:
     repository.add_adder("add")
     with EmbeddedServer(repository.path, ["add"]) as server:
-        stub = next(pid for pid in descendants(server.pid) if "stub" in Path(f"/proc/{pid}/cmdline").read_text())
+        stub = next(pid for pid in family(server.pid) if "stub" in command_of(pid))
         with grpc.InferenceServerClient(server.grpc_url) as client:
             probe(client, "add", 10)
             os.kill(stub, signal.SIGKILL)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import urllib.request
 from pathlib import Path
 
 from roadwork_deploy.server import EmbeddedServer
 
 
+def children(pid: int) -> list[int]:
+    """Of all its threads; none of a process that has ended."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread ended meanwhile
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """The process and all below it."""
+    found = [pid]
+    for process in found:
+        found += children(process)
+    return found
+
+
+def command_of(pid: int) -> str:
+    """Its command line; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def engines(server: EmbeddedServer) -> list[int]:
     """Processes of vLLM engines below a server."""
-    found, waiting = [], [server.supervisor_pid]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
-            if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text():
-                found.append(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended meanwhile
-    return found
+    return [pid for pid in family(server.supervisor_pid) if "EngineCore" in command_of(pid)]
 
 
 def parent(pid: int) -> int:
