@@ -7,6 +7,7 @@ from typing import Any
 
 from roadwork_bench.page.blocks import Block, Table, Text, number
 from roadwork_bench.page.results import Result
+from roadwork_bench.perf.search import Candidate
 
 TITLE = "Settings that hold a latency"
 FILES = ("tune", "tune_*")
@@ -47,8 +48,7 @@ def render(results: list[Result]) -> list[Block]:
 
 
 def _name(candidate: Mapping[str, Any]) -> str:
-    batch, delay = number(candidate["batch"]), number(candidate["delay_ms"])
-    return f"{candidate['instances']} instances, batch {batch}, delay {delay} ms"
+    return str(Candidate(**{key: candidate[key] for key in SETTINGS}))
 
 
 def _holds(point: Mapping[str, Any], target: float) -> bool:
