@@ -14,11 +14,10 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from .canvas import rendered
 from .errors import ExportError
 from .family import Kind
 from .folder import OUTPUTS, config, draft
-from .making import CHECKED_ON, Precision
+from .making import Precision, look_at
 from .tensorrt import IMAGE, Settings, Tell, at_hand, container_command, gpu_name, plan_name
 
 
@@ -107,7 +106,7 @@ def in_precision(model: Path, have: str, precision: Precision, scratch: Path) ->
     if have == "fp32" and precision == "fp16" and _joined(model):
         from .graph.precision import to_half
 
-        to_half(model, scratch, rendered(CHECKED_ON))
+        to_half(model, scratch, look_at(None))
         return scratch
     again = convert_command(model.parents[1], precision)
     raise ExportError(f"{model} is {have} and cannot be made {precision}; write it so first:\n  {again}")

@@ -19,7 +19,7 @@ from roadwork_deploy.probe import probe, sample_image
 from roadwork_deploy.server import EmbeddedServer
 
 sys.path.append(str(Path(__file__).parent))
-from watching import family
+from watching import family, remaining
 
 SERVE = [sys.executable, "-m", "roadwork_deploy.cli", "serve"]
 FREE = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
@@ -39,10 +39,6 @@ def lines_until(process: subprocess.Popen, word: str) -> str:
         if word in line:
             return text
     raise AssertionError(f"ended without {word!r}: {text}{process.stderr.read() if process.stderr else ''}")
-
-
-def running(processes: list[int]) -> list[int]:
-    return [pid for pid in processes if Path(f"/proc/{pid}/exe").exists()]
 
 
 def test_serve_prints_one_table_answers_and_leaves_nothing() -> None:
@@ -73,7 +69,7 @@ def test_serve_prints_one_table_answers_and_leaves_nothing() -> None:
         assert len(members) >= 12
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0
-        assert not running(members)
+        assert not remaining(members)
         assert not list(Path("/dev/shm").glob(f"roadwork_*_{process.pid}_*"))
     finally:
         process.kill()
@@ -88,7 +84,7 @@ def test_a_start_that_is_broken_off_leaves_nothing(number: signal.Signals, wait_
         members = family(process.pid)
         process.send_signal(number)
         assert process.wait(40) == 0
-        assert not running(members)
+        assert not remaining(members)
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
     finally:
         process.kill()

@@ -21,7 +21,7 @@ from roadwork_deploy.server import EmbeddedServer
 from roadwork_deploy.shm import Budget, sweep
 
 sys.path.append(str(Path(__file__).parent))
-from watching import command_of, family
+from watching import command_of, family, remaining
 
 SHARED_MEMORY = Path("/dev/shm")
 X = np.zeros((1, 4), np.float32)
@@ -36,13 +36,6 @@ with EmbeddedServer(sys.argv[1], sys.argv[2:]) as server:
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def regions(prefix: str) -> list[Path]:
     return list(SHARED_MEMORY.glob(f"{prefix}*"))
 
@@ -54,7 +47,7 @@ def test_nothing_is_left_of_a_server_that_is_closed(repository: Any, infer: Call
         processes, prefix, log = family(server.supervisor_pid), server.shm_prefix, server.log_path
         assert len(processes) >= 4  # supervisor, tritonserver, two instances
         assert regions(prefix)
-    assert not [pid for pid in processes if alive(pid)]
+    assert not remaining(processes)
     assert not regions(prefix)
     assert not log.exists()
     server.close()  # again: nothing happens
@@ -79,7 +72,7 @@ def test_restart_on_the_same_ports_after_kill_9(repository: Any, infer: Callable
     ports, processes, prefix = server.ports, family(server.supervisor_pid), server.shm_prefix
     server.kill()
     assert server.wait(20) == 128 + signal.SIGKILL
-    wait_until(lambda: not any(map(alive, processes[1:])), 10, "stubs of a killed server end")
+    wait_until(lambda: not remaining(processes[1:]), 10, "stubs of a killed server end")
     assert not regions(prefix)
     assert not server.running
     server.close()
@@ -102,7 +95,7 @@ def test_all_of_it_ends_when_the_parent_is_killed_9(repository: Any, wait_until:
     assert len(processes) >= 3
     starter.kill()
     starter.wait(10)
-    wait_until(lambda: not any(map(alive, processes)), 30, "server of a killed parent ends")
+    wait_until(lambda: not remaining(processes), 30, "server of a killed parent ends")
     assert not regions(prefix)
 
 
@@ -114,7 +107,7 @@ def test_shared_memory_of_a_start_that_was_killed_whole_is_no_obstacle(repositor
     for pid in (starter.pid, triton, supervisor):
         os.kill(pid, signal.SIGKILL)
     starter.wait(10)
-    wait_until(lambda: not any(map(alive, processes)), 20, "everything ends")
+    wait_until(lambda: not remaining(processes), 20, "everything ends")
     foreign = SHARED_MEMORY / "roadwork_1_999999999_other"  # of another process namespace: not ours to judge
     foreign.touch()
     try:
@@ -152,7 +145,7 @@ def test_a_model_that_does_not_come_to_an_end_is_killed(repository: Any, infer: 
         began = time.monotonic()
         server.close()
         assert time.monotonic() - began < 20
-    assert not [pid for pid in processes if alive(pid)]
+    assert not remaining(processes)
 
 
 def test_a_process_that_died_is_found_by_the_probe_and_not_by_health(repository: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 from roadwork_deploy.server import EmbeddedServer
@@ -47,8 +48,13 @@ def gone(pid: int) -> bool:
     """Not there, or only waiting to be reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def remaining(pids: Iterable[int]) -> list[int]:
+    """Those of them that are not gone."""
+    return [pid for pid in pids if not gone(pid)]
 
 
 def metric(server: EmbeddedServer, name: str, **labels: str) -> float:

@@ -46,13 +46,13 @@ def to_half(source: Path, target: Path, canvases: Sequence[np.ndarray], keep: Se
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = onnx.load(str(source), load_external_data=False).graph
-    wide = wide_of(graph, keep, over(source, canvases, CORE))
+    alone, large = wide_of(graph, keep), over(source, canvases, CORE)
+    wide = wide_of(graph, keep, large)
     # By its path: shapes of a model over 2 GB are inferred from the file alone.
     half = convert_float_to_float16(str(source), keep_io_types=True, op_block_list=[], node_block_list=sorted(wide))
     _without_detours(half)
     _finished(half, source, target)
-    more = wide - wide_of(graph, keep)
-    return sum(node.name in more and node.op_type != "Constant" for node in graph.node)
+    return len(large - alone)
 
 
 def to_int8(source: Path, target: Path, canvases: Sequence[np.ndarray], keep: Sequence[str] = ()) -> None:

@@ -22,13 +22,14 @@ SEEN = "ranges/"
 
 def over(source: Path, canvases: Sequence[np.ndarray], prefix: str, limit: float = LARGEST_HALF / HEADROOM) -> set[str]:
     """Names of nodes under `prefix` of a float32 file that take or give a float over `limit`, on canvases uint8
-    [640, 640, 3]. Constants count; so do infinities, as masks of attention have them.
+    [640, 640, 3]; constants are no such nodes, and who takes one is. Infinities count, as masks of attention have them.
     """
     model = onnx.load(str(source), load_external_data=False)
     nodes = [node for node in model.graph.node if node.name.startswith(prefix)]
     largest = _constants(model, source.parent) | _seen(model, nodes, source, canvases)
     large = {name for name, value in largest.items() if not value <= limit}
-    return {node.name for node in nodes if large.intersection((*node.input, *node.output))}
+    steps = (node for node in nodes if node.op_type != "Constant")
+    return {node.name for node in steps if large.intersection((*node.input, *node.output))}
 
 
 def _constants(model: onnx.ModelProto, folder: Path) -> dict[str, float]:
