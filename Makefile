@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 IMAGES ?=
 # TIERS=0: perception alone, which needs no vLLM and starts at once.
 TIERS ?= 1
+# Seconds after which `make test` begins no more tests of a half: what failed is told rather than lost with a machine.
+PHASE ?= 2400
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test lint format clean
@@ -43,8 +45,8 @@ endif
 test: $(VENV)/test.stamp $(VENV)/tiers.stamp
 	@echo "running the tests: those of servers one by one, then the others in two processes"
 	@status=0; \
-	$(BIN)/python -m pytest --durations=10 tests/server tests/gpu || status=1; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 --numprocesses=2 --dist=loadfile tests/unit || status=1; \
+	$(BIN)/python -m pytest --durations=10 --session-timeout=$(PHASE) tests/server tests/gpu || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10 --session-timeout=$(PHASE) --numprocesses=2 --dist=loadfile tests/unit || status=1; \
 	exit $$status
 
 lint: $(VENV)/test.stamp

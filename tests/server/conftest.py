@@ -208,12 +208,7 @@ def tier_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def tiers(tier_server: Any) -> Any:
     """`tier_server` once all of its tiers answer, also where an earlier test has unloaded or killed one."""
-    import tier_policy
-
-    states = tier_server.server.wait_for_tiers(tier_policy.START)
-    assert {tier.state for tier in states.values()} == {"ready"}, states
-    for name in tier_policy.TIERS:
-        wait_until(lambda name=name: tier_server.answers(name), tier_policy.START, f"{name} answers")
+    tier_server.restore()
     return tier_server
 
 

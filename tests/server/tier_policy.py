@@ -7,13 +7,13 @@ cascade of their own (a copy of `roadwork_stream`) with the policy and the promp
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import queue
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from roadwork_client import Event, RoadworkClient, Verdict
 from roadwork_deploy.repository import default_repository
 from roadwork_deploy.server import EmbeddedServer
 from roadwork_export import scenes
-from watching import engines, metric, parent
+from tritonclient.utils import InferenceServerException
+from watching import command_of, engines, metric, parent
 
 SMALL, MEDIUM, REASONER = TIERS = ("tiny_vlm_s", "tiny_vlm_m", "tiny_reasoner")
 MODELS = (
@@ -146,6 +147,7 @@ class TierServer:
     def __init__(self, server: EmbeddedServer) -> None:
         self.server = server
         self.image = street(640, 360)
+        self.lost: str | None = None  # why the tiers, or the server, cannot be had back
         with self.client() as client:
             self.early = client.predict(self.image)
         self.early_states = {name: tier.state for name, tier in server.tiers.items()}
@@ -183,7 +185,7 @@ class TierServer:
             for model, text in before.items():
                 _write(root / model / "prompt.json", text)
 
-    @contextmanager
+    @contextlib.contextmanager
     def cascade(
         self, name: str, *tiers: Mapping[str, Any], prompts: Mapping[str, Mapping[str, Any]] | None = None, **rules: Any
     ) -> Iterator[Cascade]:
@@ -197,6 +199,37 @@ class TierServer:
                 triton.unload_model(name, client_timeout=30)
 
     # Tiers ------------------------------------------------------------------------------------------------------------
+    def restore(self) -> None:
+        """Have all tiers answer, also where an earlier test has unloaded or killed one.
+
+        A tier whose engine starts again by itself is waited for; one that is unloaded is loaded. What cannot be had
+        back is told at once to the tests that follow, which would wait as long, one after another.
+        """
+        if self.lost is None:
+            self.lost = self._lost()
+        assert self.lost is None, self.lost
+
+    def _lost(self) -> str | None:
+        until = time.monotonic() + START
+        settled = self.server.wait_for_tiers(START)
+        if {tier.state for tier in settled.values()} != {"ready"}:
+            return str(settled)
+        for name in TIERS:
+            while self.server.running and not self.answers(name):
+                if time.monotonic() > until:
+                    return f"{name} does not answer; the server's log ends so:\n{self.server.log_text()[-4000:]}"
+                self._load_if_unloaded(name, until)
+        if not self.server.running:
+            return f"tritonserver has ended; its log ends so:\n{self.server.log_text()[-4000:]}"
+        return None
+
+    def _load_if_unloaded(self, name: str, until: float) -> None:
+        time.sleep(0.2)
+        with self.triton() as triton, contextlib.suppress(InferenceServerException):  # why not is in the log
+            index = triton.get_model_repository_index(client_timeout=10)
+            if {model.state for model in index.models if model.name == name} <= {"", "UNAVAILABLE"}:
+                triton.load_model(name, client_timeout=max(1.0, until - time.monotonic()))
+
     def ask_tier(self, model: str, text: str, image: bytes | None, sampling: Mapping[str, Any]) -> dict[str, Any]:
         """One question to a tier itself: name -> first element of each output. Raises Triton's error."""
         tensors: dict[str, Any] = {"text_input": text.encode(), "sampling_parameters": json.dumps(sampling).encode()}
@@ -231,11 +264,9 @@ class TierServer:
     def engine(self, model: str) -> int | None:
         """Process id of a tier's engine."""
         for pid in engines(self.server):
-            try:
-                if f"/{model}/" in Path(f"/proc/{parent(pid)}/cmdline").read_text():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                if f"/{model}/" in command_of(parent(pid)):
                     return pid
-            except FileNotFoundError:
-                continue
         return None
 
     def metric(self, name: str, **labels: str) -> float:

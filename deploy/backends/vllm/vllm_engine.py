@@ -32,6 +32,7 @@ from vllm_sleep import CannotWake, Sleeper, State
 
 RESTARTS = 3
 RESTART_WINDOW = 600.0  # seconds
+PORT_TRIES = 3  # vLLM picks a free port and listens there only some time later
 
 
 class EngineError(Exception):
@@ -212,6 +213,31 @@ class Engine:
 
     # Life ------------------------------------------------------------------------------------------------------------
     async def _create(self) -> None:
+        config = self._begin()
+        await self._client.reset_mm_cache()  # the start has filled it with made-up images
+        self._why_not = None
+        if self.settings.sleep is not None:
+            if self._sleeper is None:
+                after, level = self.settings.sleep.after, self.settings.sleep.level
+                memory = memory_of(config.parallel_config.world_size)
+                bed = EngineBed(lambda: self._client, level, memory)
+                self._sleeper = Sleeper(after, bed, self._overslept, self._slept)
+            self._sleeper.start()
+
+    def _begin(self) -> Any:
+        """Start the engine's processes and wait for them; vLLM's settings of the engine. Tries again where the port
+        that vLLM has chosen is taken by the time that it listens there.
+        """
+        for tries_left in reversed(range(PORT_TRIES)):
+            try:
+                return self._try()
+            except EngineError as error:
+                if not tries_left or "EADDRINUSE" not in str(error):
+                    raise
+                self._log(f"{self.name}: the port that vLLM has chosen is taken; starting the engine again")
+        raise AssertionError("the last try returns or raises")
+
+    def _try(self) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -232,20 +258,12 @@ class Engine:
                     stat_loggers=self._stat_loggers,
                     disable_log_stats=True,
                 )
+                return config
             except Exception as error:
                 why = vllm_guard.read_reason(reason) or " ".join(str(error).split()) or repr(error)
                 raise EngineError(f"{self.name}: the engine does not start with this model.json: {why}") from None
             finally:
                 os.environ.pop(vllm_guard.REASON_FILE, None)
-        await self._client.reset_mm_cache()  # the start has filled it with made-up images
-        self._why_not = None
-        if self.settings.sleep is not None:
-            if self._sleeper is None:
-                after, level = self.settings.sleep.after, self.settings.sleep.level
-                memory = memory_of(config.parallel_config.world_size)
-                bed = EngineBed(lambda: self._client, level, memory)
-                self._sleeper = Sleeper(after, bed, self._overslept, self._slept)
-            self._sleeper.start()
 
     def _overslept(self, why: str) -> None:
         """Sleeping or waking went wrong, so that nobody knows what is in its memory."""

@@ -28,6 +28,10 @@ CPU_DEFAULTS: Mapping[str, str] = {
     # With binding off there is nothing that needs an executor process of its own: the worker runs in the engine's
     # process, which saves an interpreter that has imported torch (time to start and memory).
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # An engine's processes are all on this machine: neither a network card's address nor the machine's own name, which
+    # may be looked up in a network that does not answer, has to do with them.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
 }
 
 NICENESS = 5

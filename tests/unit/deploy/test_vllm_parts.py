@@ -15,11 +15,12 @@ import pytest
 import vllm_environment
 from PIL import Image
 from vllm_answer import OUTPUTS, answer_tensors, empty_answer, logprobs_json
+from vllm_engine import Engine, EngineError
 from vllm_images import Limits, check_images, decode_image, read_limits
 from vllm_metrics import COUNTERS, GAUGES, HISTOGRAMS, Metrics, token_buckets
 from vllm_request import INPUTS, Request, RequestError, read_request
 from vllm_sampling import check_sampling
-from vllm_settings import SettingsError, Sleep, check_device, check_sleep, read_settings
+from vllm_settings import Settings, SettingsError, Sleep, check_device, check_sleep, read_settings
 
 KNOWN = ["n", "temperature", "top_p", "max_tokens", "min_tokens", "logprobs", "seed", "stop", "allowed_token_ids"]
 KNOWN += ["structured_outputs", "ignore_eos", "logit_bias", "output_kind", "_private"]
@@ -376,6 +377,33 @@ def test_threads_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for threads, outside in ((0, {}), (0, {"OMP_NUM_THREADS": "7"}), (3, {"OMP_NUM_THREADS": "7"})):
         vllm_environment.prepare_gpu(threads, dict(outside))
     assert told == [1, 7, 3]
+
+
+# Starting ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_a_port_that_is_taken_meanwhile_is_no_reason_to_give_up(taken: int) -> None:
+    why = "DistNetworkError: The server socket has failed to listen on any local network address. name: EADDRINUSE"
+    tries: list[str] = []
+
+    class Unlucky(Engine):
+        def _try(self) -> str:
+            tries.append(why)
+            if len(tries) <= taken:
+                raise EngineError(why)
+            return "settings"
+
+    said: list[str] = []
+    engine = Unlucky("tier", Settings({}), [], said.append, lambda: None)
+    try:
+        if taken < 3:
+            assert engine._begin() == "settings"
+        else:
+            with pytest.raises(EngineError, match="EADDRINUSE"):
+                engine._begin()
+    finally:
+        engine.loop.close()
+    assert len(tries) == min(taken + 1, 3)
+    assert said == ["tier: the port that vLLM has chosen is taken; starting the engine again"] * min(taken, 2)
 
 
 # Metrics -------------------------------------------------------------------------------------------------------------
