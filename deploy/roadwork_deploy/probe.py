@@ -87,8 +87,13 @@ def probe_tier(client: Any, model: str, timeout: float, prompt: Path) -> None:
 
 
 def _ask_stream(client: Any, model: str, inputs: list[Any], timeout: float) -> None:
-    """One request over a stream, as a decoupled model needs, to its last response."""
+    """One request over a stream, as a decoupled model needs, to its last response.
+
+    The stream is cancelled only where the model does not answer: Triton 2.51 can keep a request for ever whose stream
+    is cancelled just as it is answered, and a model does not unload while one of its requests is kept.
+    """
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    answered = False
     client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout)
     try:
         client.async_stream_infer(model, inputs, enable_empty_final_response=True)
@@ -96,12 +101,13 @@ def _ask_stream(client: Any, model: str, inputs: list[Any], timeout: float) -> N
             result, error = answers.get(timeout=timeout)
             if error is not None:
                 raise ProbeError(f"{model} is loaded but does not answer: {error.message()}")
-            if result.get_response().parameters["triton_final_response"].bool_param:
+            answered = result.get_response().parameters["triton_final_response"].bool_param
+            if answered:
                 return
     except queue.Empty:
         raise ProbeError(f"{model} is loaded but does not answer within {timeout:g} s") from None
     finally:
-        client.stop_stream(cancel_requests=True)
+        client.stop_stream(cancel_requests=not answered)
 
 
 def sample_image() -> bytes:

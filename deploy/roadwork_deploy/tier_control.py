@@ -57,7 +57,11 @@ def unload_tier(grpc_url: str, name: str, timeout: float) -> float:
         client.unload_model(name, client_timeout=timeout)
         while (state := _state(client, name)) not in ("", "UNAVAILABLE", None):
             if time.monotonic() > until:
-                raise TierError(f"{name} is not gone after {timeout:g} s: the server calls it {state}")
+                raise TierError(
+                    f"{name} is not gone after {timeout:g} s: the server calls it {state}, as one of its requests has "
+                    "not ended or was cancelled just as it was answered (docs/contracts.md); roadwork-deploy tier load "
+                    f"{name} brings it back all the same, its memory is free again when the server is started again"
+                )
             time.sleep(POLL_SECONDS)
 
     return _timed(grpc_url, name, timeout, work)

@@ -44,7 +44,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServe]:
         made.start()
         yield made
     finally:
-        made.kill()
+        made.stop()
 
 
 def add_remote(repository: Path, name: str, serve: VllmServe, **changes: Any) -> None:

@@ -17,6 +17,7 @@ from roadwork_cascade.prompts import parse_prompt
 from roadwork_cascade.tier_image import tier_image
 from roadwork_client import RoadworkClient
 from roadwork_deploy.cli import main
+from roadwork_deploy.probe import probe_tier
 from tritonclient.utils import InferenceServerException
 
 pytest.importorskip("vllm", reason="vLLM is not installed (python -m roadwork_deploy.install_vllm)")
@@ -125,6 +126,9 @@ def test_a_tier_that_is_unloaded_gives_its_memory_back_is_left_out_and_joins_aga
 ) -> None:
     engine, there = tiers.engine(SMALL), ["--grpc-url", tiers.server.grpc_url, "--timeout", str(START)]
     assert engine is not None
+    with tiers.triton() as triton:
+        for _ in range(20):  # each over a stream of its own; one that the server kept would keep the tier too
+            probe_tier(triton, SMALL, DEADLINE, Path("nowhere"))
     assert main(["tier", "unload", SMALL, *there]) == 0
     assert gone(engine)
     for _ in range(5):

@@ -227,7 +227,8 @@ class TierServer:
         time.sleep(0.2)
         with self.triton() as triton, contextlib.suppress(InferenceServerException):  # why not is in the log
             index = triton.get_model_repository_index(client_timeout=10)
-            if {model.state for model in index.models if model.name == name} <= {"", "UNAVAILABLE"}:
+            # One that does not come to an end of its unloading can be loaded all the same.
+            if "READY" not in {model.state for model in index.models if model.name == name}:
                 triton.load_model(name, client_timeout=max(1.0, until - time.monotonic()))
 
     def ask_tier(self, model: str, text: str, image: bytes | None, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,12 +244,11 @@ class TierServer:
             inputs[-1].set_data_from_numpy(np.array([value], bool if value is True else object))
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         with self.triton() as triton:
-            triton.start_stream(lambda result, error: answers.put((result, error)))
-            try:
-                triton.async_stream_infer(model, inputs)
-                result, error = answers.get(timeout=DEADLINE)
-            finally:
-                triton.stop_stream(cancel_requests=True)
+            triton.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=DEADLINE)
+            triton.async_stream_infer(model, inputs)
+            result, error = answers.get(timeout=DEADLINE + 1)
+            # Not cancelled: Triton 2.51 can keep such a request, and its model then does not unload.
+            triton.stop_stream()
         if error is not None:
             raise error
         return {output.name: result.as_numpy(output.name)[0] for output in result.get_response().outputs}

@@ -95,6 +95,14 @@ class VllmServe:
             lines = page.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{"))
 
+    def stop(self) -> None:
+        """Let it end: killed, it leaves shared memory behind."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(30)
+        self.kill()
+
     def kill(self) -> None:
         """End it and its engine at once."""
         if self._process is not None:

@@ -119,7 +119,9 @@ class TierClient:
         }
 
     def close(self) -> None:
-        self._client.stop_stream(cancel_requests=True)
+        """End the stream. It is cancelled only where an answer is missing: see `roadwork_deploy.probe`."""
+        missing = self._run is not None and (self._run.error is not None or not self._run.done.is_set())
+        self._client.stop_stream(cancel_requests=missing)
         self._client.close()
 
 
